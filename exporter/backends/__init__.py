@@ -1,0 +1,19 @@
+"""Runtimes that a plan can be lowered to. A registry is a dict; each entry imports on first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from exporter.backends.base import Backend
+from exporter.errors import PlanError
+
+_MODULES = {"onnxruntime": "exporter.backends.ort", "executorch": "exporter.backends.executorch"}
+NAMES: tuple[str, ...] = tuple(_MODULES)
+
+
+def get_backend(name: str) -> Backend:
+    """The backend of that name. Its module imports no runtime until it lowers or runs."""
+    if name not in _MODULES:
+        raise PlanError(f"backend {name!r} is not known; there are: {', '.join(NAMES)}")
+    backend: Backend = import_module(_MODULES[name]).BACKEND
+    return backend

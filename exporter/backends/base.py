@@ -1,0 +1,86 @@
+"""What a backend is: five verbs. It is asked "why not?" and answers with a reason or None."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporter.layers import LayerInfo
+from exporter.schemes import QuantScheme
+from exporter.targets import Target
+
+if TYPE_CHECKING:
+    from exporter.models.skeleton import Skeleton
+
+__all__ = ["ActivationMode", "Backend", "ModuleRunner", "PackedLayer", "Progress", "Target", "TextRunner"]
+
+Progress = Callable[[str, float], None]  # (what is going on, share done in 0..1)
+ActivationMode = Literal["as-shipped", "float"]
+
+
+@dataclass(frozen=True)
+class PackedLayer:
+    """What read_back found for one layer: the integers unpacked again, in canonical granularity."""
+
+    name: str
+    bits: int
+    group: int | str
+    values: NDArray[np.int8]  # (out, in)
+    scales: NDArray[np.float32]  # (out, groups) or (1, 1)
+    zero_points: NDArray[np.int8] | None
+    bytes: int  # that this layer adds to the files; 0 where it shares another layer's bytes
+
+
+class TextRunner(Protocol):
+    """A language model in a runtime, batch 1, with its KV cache."""
+
+    full_logits: bool  # True: forward returns a row per token; False: only the last token's row
+    max_context: int
+
+    def reset(self) -> None:
+        """Empty the KV cache."""
+
+    def forward(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Append tokens to the cache; logits of shape (len(tokens) or 1, vocabulary)."""
+
+
+class ModuleRunner(Protocol):
+    """Any other model in a runtime."""
+
+    def run(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Positional inputs -> outputs, in the order of the traced module."""
+
+
+class Backend(Protocol):
+    """One mobile runtime."""
+
+    name: str
+    folder: str  # under the artifact folder
+
+    def unsupported(self, layer: LayerInfo, scheme: QuantScheme, target: Target) -> str | None:
+        """Why this layer cannot run with this scheme on this target, or None. Pure, no imports."""
+
+    def layer_bytes(self, layer: LayerInfo, scheme: QuantScheme, target: Target) -> int:
+        """Bytes that the layer's weight and scales take in the written files. Pure."""
+
+    def lower(
+        self, skeleton: "Skeleton", target: Target, folder: Path, progress: Progress
+    ) -> Mapping[str, object]:
+        """Write the runtime's files into `folder` (exists, empty). Returns facts for the manifest:
+        at least {"operators": [...], "min_runtime": "..."}. Same input -> same bytes."""
+
+    def open_text(self, folder: Path, activations: ActivationMode = "as-shipped") -> TextRunner:
+        """Open what lower wrote for a language model. `float` where the runtime can leave the
+        activations unquantised; otherwise ArtifactError."""
+
+    def open_module(self, folder: Path) -> ModuleRunner:
+        """Open what lower wrote for any other model."""
+
+    def read_back(self, folder: Path) -> dict[str, PackedLayer]:
+        """Every quantised layer found in the written files, by module path (a tied layer under
+        both names)."""

@@ -1,0 +1,50 @@
+"""A model whose big weights are not there: structure and float leftovers from the source, and for
+each planned layer the integers, read from disk when a backend asks.
+
+A backend calls `skeleton.build(make_layer)`; it gets a fresh torch module in which every planned
+layer has been replaced by what make_layer returned. No float copy of a quantised weight is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from exporter.layers import LayerInfo
+from exporter.numerics import QuantizedTensor
+from exporter.schemes import QuantScheme
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class PlannedLayer:
+    """A layer, its scheme and its integers."""
+
+    info: LayerInfo
+    scheme: QuantScheme
+    load: Callable[[], QuantizedTensor]  # memory-mapped; the tied layer gives its owner's
+    bias: torch.Tensor | None  # float32, for linear layers
+
+
+LayerFactory = Callable[[PlannedLayer], "torch.nn.Module"]
+
+
+class Skeleton(Protocol):
+    """What a backend lowers."""
+
+    @property
+    def task(self) -> Literal["text-generation", "module"]: ...  # noqa: D102
+
+    layers: dict[str, PlannedLayer]  # quantised layers only, by module path
+    tokenizer_folder: Path | None  # tokenizer.json, tokenizer_config.json, chat template …
+    config: Any  # transformers' PretrainedConfig for text-generation, else None
+    example_inputs: tuple[Any, ...]  # module only: positional tensors
+    dynamic_shapes: Any  # module only: as torch.export takes it, or None
+
+    def build(self, make_layer: LayerFactory, attention: str | None = None) -> torch.nn.Module:
+        """A fresh module in eval mode on the CPU: planned layers replaced, everything else float32
+        with real values; `attention` is the name registered in transformers' AttentionInterface."""

@@ -1,0 +1,220 @@
+"""Integers once: scales, rounding and packing, in NumPy, before any backend sees a weight.
+
+Conventions
+- weight ~= (values - zero_points) * scales, values int8 of shape (out, in).
+- scales are float32 numbers that bf16 holds exactly: they are rounded to bf16 BEFORE the integers
+  are computed, because XNNPACK stores block-wise int4 scales in bf16
+  (backends/xnnpack/operators/node_visitor.py in executorch) and both runtimes must hold one number.
+- groups run along the input axis, the axis a matrix product sums over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporter.schemes import QuantScheme
+
+FloatArray = NDArray[np.float32]
+Int8Array = NDArray[np.int8]
+
+# Shrink factors tried for the scale of a group, 1.0 being "nothing clipped". The spread covers what
+# clipping a Gaussian group at 4 bits gains (optimum near 0.8) and leaves the rest to least squares.
+_SHRINKS = tuple(np.linspace(1.0, 0.60, 11).tolist())
+_CHUNK_ELEMENTS = 1 << 18  # rows are searched in chunks that stay in the L2 cache
+_SMALLEST_NORMAL = np.float32(2.0**-126)
+
+
+@dataclass(frozen=True)
+class QuantizedTensor:
+    """One layer's integers: what every backend repacks and none recomputes."""
+
+    values: Int8Array  # (out, in)
+    scales: FloatArray  # (out, groups); (1, 1) for one scale per tensor
+    zero_points: Int8Array | None  # like scales; None when symmetric
+    scheme: QuantScheme
+
+    def __post_init__(self) -> None:
+        out_features, in_features = self.values.shape
+        expected = (
+            (1, 1) if self.scheme.group == "tensor" else (out_features, self.scheme.groups(in_features))
+        )
+        if self.scales.shape != expected:
+            raise ValueError(
+                f"scales {self.scales.shape} for values {self.values.shape}, expected {expected}"
+            )
+        if (self.zero_points is None) != self.scheme.symmetric:
+            raise ValueError("zero points belong to asymmetric schemes, and only to those")
+
+    @property
+    def integers_sha256(self) -> str:
+        """Hash over the (out, in) int8 integers in C order."""
+        return sha256_of(self.values)
+
+    @property
+    def scales_sha256(self) -> str:
+        """Hash over the (out, groups) float32 scales in C order."""
+        return sha256_of(self.scales)
+
+    def dequantized(self) -> FloatArray:
+        """(out, in) float32 weights that the integers stand for."""
+        out_features, in_features = self.values.shape
+        groups = self.scales.shape[1]
+        values = self.values.reshape(out_features, groups, in_features // groups).astype(np.float32)
+        if self.zero_points is not None:
+            values -= self.zero_points[:, :, None].astype(np.float32)
+        values *= self.scales[:, :, None]
+        return values.reshape(out_features, in_features)
+
+    def row_scales(self) -> FloatArray:
+        """(out, groups) scales, a per-tensor scale repeated for each row."""
+        return np.ascontiguousarray(
+            np.broadcast_to(self.scales, (self.values.shape[0], self.scales.shape[1]))
+        )
+
+    def row_zero_points(self) -> Int8Array | None:
+        """(out, groups) zero points, repeated like row_scales."""
+        if self.zero_points is None:
+            return None
+        return np.ascontiguousarray(np.broadcast_to(self.zero_points, self.row_scales().shape))
+
+
+def sha256_of(array: NDArray[np.generic]) -> str:
+    """sha256 of an array's bytes in C order."""
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def round_to_bf16(x: FloatArray) -> FloatArray:
+    """Nearest bfloat16, ties to even, returned as float32 (IEEE 754 round to nearest)."""
+    bits = np.ascontiguousarray(x, dtype=np.float32).view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)
+    return rounded.view(np.float32)
+
+
+def quantize(weight: FloatArray, scheme: QuantScheme) -> QuantizedTensor:
+    """Quantise a (out, in) float32 weight.
+
+    Raises ValueError for a weight that is not finite, has no two axes, or whose input axis the
+    group does not divide.
+    """
+    if weight.ndim != 2:
+        raise ValueError(f"a weight of shape {weight.shape} is not (out, in)")
+    out_features, in_features = weight.shape
+    if isinstance(scheme.group, int) and in_features % scheme.group:
+        raise ValueError(f"group {scheme.group} does not divide the {in_features} input features")
+    weight = np.ascontiguousarray(weight, dtype=np.float32)
+    if not np.isfinite(weight).all():
+        row, column = np.argwhere(~np.isfinite(weight))[0]
+        raise ValueError(f"weight[{row}, {column}] is {weight[row, column]}")
+    if scheme.group == "tensor":
+        rows = weight.reshape(1, 1, -1)  # one group holds everything
+    else:
+        rows = weight.reshape(out_features, scheme.groups(in_features), -1)  # (out, groups, group)
+    values = np.empty(rows.shape, np.int8)
+    scales = np.empty(rows.shape[:2], np.float32)
+    zero_points = None if scheme.symmetric else np.empty(rows.shape[:2], np.int8)
+    step = max(1, _CHUNK_ELEMENTS // (rows.shape[1] * rows.shape[2]))
+    for start in range(0, rows.shape[0], step):
+        part = slice(start, start + step)
+        values[part], scales[part], zeros = _quantize_groups(rows[part], scheme)
+        if zero_points is not None and zeros is not None:
+            zero_points[part] = zeros
+    return QuantizedTensor(values.reshape(out_features, in_features), scales, zero_points, scheme)
+
+
+def _quantize_groups(
+    groups: FloatArray, scheme: QuantScheme
+) -> tuple[Int8Array, FloatArray, Int8Array | None]:
+    """(rows, groups, size) -> integers of that shape, scales and zero points of (rows, groups)."""
+    low, high = scheme.limits
+    best_error = np.full(groups.shape[:2], np.inf, np.float32)
+    best_scale = np.ones(groups.shape[:2], np.float32)
+    best_zero = np.zeros(groups.shape[:2], np.float32)
+    smallest, largest = groups.min(axis=2), groups.max(axis=2)
+    for shrink in _SHRINKS if scheme.method == "mse" else (1.0,):
+        scale, zero = _scale_for(smallest * np.float32(shrink), largest * np.float32(shrink), scheme)
+        for refit in range(2 if scheme.method == "mse" else 1):
+            if refit:  # least squares: the scale that fits these integers best
+                codes = _codes(groups, scale, zero, low, high)
+                codes -= zero[:, :, None]
+                power = np.einsum("rgk,rgk->rg", codes, codes)
+                fit = np.einsum("rgk,rgk->rg", codes, groups)
+                scale = _usable(np.where(power > 0, fit / np.maximum(power, 1e-30), scale))
+            residual = _codes(groups, scale, zero, low, high)
+            residual -= zero[:, :, None]
+            residual *= scale[:, :, None]
+            residual -= groups
+            error = np.einsum("rgk,rgk->rg", residual, residual)
+            better = error < best_error
+            best_error = np.where(better, error, best_error)
+            best_scale = np.where(better, scale, best_scale)
+            best_zero = np.where(better, zero, best_zero)
+    values = _codes(groups, best_scale, best_zero, low, high).astype(np.int8)
+    return values, best_scale, None if scheme.symmetric else best_zero.astype(np.int8)
+
+
+def _codes(groups: FloatArray, scale: FloatArray, zero: FloatArray, low: int, high: int) -> FloatArray:
+    """Nearest integer code (ties to even) as float32, clipped to [low, high]."""
+    codes = groups / scale[:, :, None]
+    np.rint(codes, out=codes)
+    codes += zero[:, :, None]
+    return np.clip(codes, low, high, out=codes)
+
+
+def _scale_for(
+    smallest: FloatArray, largest: FloatArray, scheme: QuantScheme
+) -> tuple[FloatArray, FloatArray]:
+    """Scale and zero point that just cover [smallest, largest], the scale already rounded to bf16."""
+    low, high = scheme.limits
+    if scheme.symmetric:
+        scale = _usable(np.maximum(largest / np.float32(high), smallest / np.float32(low)))
+        return scale, np.zeros_like(scale)
+    smallest, largest = np.minimum(smallest, 0), np.maximum(largest, 0)  # zero stays representable
+    scale = _usable((largest - smallest) / np.float32(high - low))
+    zero = np.clip(np.rint(low - smallest / scale), low, high)
+    return scale, zero.astype(np.float32)
+
+
+def _usable(scale: FloatArray) -> FloatArray:
+    """bf16-rounded, positive and normal: XNNPACK refuses a zero or subnormal scale."""
+    rounded = round_to_bf16(scale.astype(np.float32))
+    return np.where(rounded >= _SMALLEST_NORMAL, rounded, np.float32(1.0)).astype(np.float32)
+
+
+def canonical_granularity(
+    scales: FloatArray, zero_points: Int8Array | None, in_features: int
+) -> tuple[FloatArray, Int8Array | None, int | str]:
+    """Coarsest granularity that holds the same scales, so that files of any runtime compare.
+
+    A kernel that knows only blocks stores a per-channel scale once per block; a kernel that knows
+    only channels stores a per-tensor scale once per row. (out, blocks) -> (out, groups) or (1, 1).
+    """
+
+    def repeats(axis: int) -> bool:
+        arrays: list[NDArray[Any]] = [scales] if zero_points is None else [scales, zero_points]
+        return all(bool((a == a.take([0], axis=axis)).all()) for a in arrays)
+
+    if not repeats(1):
+        return scales, zero_points, in_features // scales.shape[1]
+    rows = 1 if repeats(0) else scales.shape[0]
+    zero_points = None if zero_points is None else np.ascontiguousarray(zero_points[:rows, :1])
+    return np.ascontiguousarray(scales[:rows, :1]), zero_points, "tensor" if rows == 1 else "channel"
+
+
+def pack_int4(values: Int8Array) -> NDArray[np.uint8]:
+    """(…, n) int8 codes in [-8, 7] -> (…, n / 2) bytes, code + 8, the even element in the low nibble."""
+    codes = (values.astype(np.int16) + 8).astype(np.uint8)
+    packed: NDArray[np.uint8] = codes[..., 0::2] | (codes[..., 1::2] << np.uint8(4))
+    return packed
+
+
+def unpack_int4(packed: NDArray[np.uint8]) -> Int8Array:
+    """Inverse of pack_int4."""
+    codes = np.empty((*packed.shape[:-1], packed.shape[-1] * 2), np.int8)
+    codes[..., 0::2] = (packed & 0x0F).astype(np.int8) - 8
+    codes[..., 1::2] = (packed >> 4).astype(np.int8) - 8
+    return codes

@@ -1,0 +1,82 @@
+"""QuantScheme: how one layer's weights and activations are stored. Pure data, no arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Weights = Literal["int4", "int8", "float"]
+Granularity = Literal["channel", "tensor"]
+Activations = Literal["float", "dynamic-int8"]
+Method = Literal["rtn", "mse"]
+
+GROUP_SIZES = (16, 32, 64, 128)
+WEIGHTS: tuple[str, ...] = get_args(Weights)
+ACTIVATIONS: tuple[str, ...] = get_args(Activations)
+METHODS: tuple[str, ...] = get_args(Method)
+GRANULARITIES: tuple[str, ...] = get_args(Granularity)
+
+_BITS = {"int4": 4, "int8": 8, "float": 32}
+# Symmetric int8 leaves -128 unused, so that negating a weight is exact and no kernel's
+# 16-bit intermediate saturates; symmetric int4 uses all sixteen codes.
+_RANGES = {
+    ("int4", True): (-8, 7),
+    ("int4", False): (-8, 7),
+    ("int8", True): (-127, 127),
+    ("int8", False): (-128, 127),
+}
+
+
+@dataclass(frozen=True)
+class QuantScheme:
+    """Weights' width, the group that shares a scale (along the input axis), and the activations."""
+
+    name: str
+    weights: Weights
+    group: int | Granularity = "channel"
+    symmetric: bool = True
+    activations: Activations = "float"
+    method: Method = "mse"
+
+    def __post_init__(self) -> None:
+        if self.weights not in WEIGHTS:
+            raise ValueError(f"weights {self.weights!r} is none of {', '.join(WEIGHTS)}")
+        if self.group not in (*GROUP_SIZES, *GRANULARITIES):
+            allowed = ", ".join(map(str, (*GROUP_SIZES, *GRANULARITIES)))
+            raise ValueError(f"group {self.group!r} is none of {allowed}")
+        if self.activations not in ACTIVATIONS:
+            raise ValueError(f"activations {self.activations!r} is none of {', '.join(ACTIVATIONS)}")
+        if self.method not in METHODS:
+            raise ValueError(f"method {self.method!r} is none of {', '.join(METHODS)}")
+        if self.is_float and self.activations != "float":
+            raise ValueError("float weights take float activations")
+
+    @property
+    def is_float(self) -> bool:
+        """True where the layer keeps its float32 weights."""
+        return self.weights == "float"
+
+    @property
+    def bits(self) -> int:
+        """Bits of one stored weight, scales not counted."""
+        return _BITS[self.weights]
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """Smallest and largest integer code. Undefined for float."""
+        return _RANGES[self.weights, self.symmetric]
+
+    def groups(self, in_features: int) -> int:
+        """Scales per output row for a weight of (out, in_features)."""
+        return in_features // self.group if isinstance(self.group, int) else 1
+
+    def describe(self) -> str:
+        """Short form for tables: `int4 g32 sym a8`."""
+        if self.is_float:
+            return "float"
+        group = f"g{self.group}" if isinstance(self.group, int) else self.group
+        sign = "sym" if self.symmetric else "asym"
+        return f"{self.weights} {group} {sign}" + (" a8" if self.activations == "dynamic-int8" else "")
+
+
+FLOAT = QuantScheme(name="float", weights="float")

@@ -1,0 +1,1 @@
+"""The parity ladder over written files: float model -> dequantised weights -> each runtime."""

@@ -1,0 +1,313 @@
+"""The parity ladder for a language model: float -> dequantised weights -> each runtime.
+
+Quantisation error and lowering error are kept apart: the first is a budget, the second must be
+numerical noise. Where a runtime rounds activations to int8, its lowering is compared with a PyTorch
+model that does the same, so that the rounding is not taken for a fault of the lowering.
+"""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from exporter.backends import get_backend
+from exporter.backends.base import ActivationMode, TextRunner
+from exporter.models.causal_lm import CausalLM, CausalLMSkeleton
+from exporter.models.reference import TorchRunner, dequantized_model, round_activations
+from exporter.parity import (
+    Continuation,
+    GreedySample,
+    LayerError,
+    Limits,
+    LogitComparison,
+    ParityReport,
+    Rung,
+    RungActivations,
+    RungKind,
+)
+from exporter.targets import Target
+
+FLOAT_MODEL = "float"
+DEQUANTIZED = "dequantised"
+ROUNDED = "dequantised, int8 activations"
+GREEDY_TOKENS = 32
+_DECODE_STEPS = 64  # of one window, where a runtime also gives whole prefills
+_PREFILLS = 4  # lengths tried, where a runtime gives the last token's logits only
+_HOOK_TOKENS = 64  # of the first window, for the error per layer
+
+Progress = Callable[[str, float], None]
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the models are compared on."""
+
+    windows: tuple[tuple[int, ...], ...]  # token ids; the second half of each is scored
+    prompts: tuple[tuple[str, tuple[int, ...]], ...]  # as typed, and as token ids
+
+
+def verify_text(
+    model: CausalLM,
+    skeleton: CausalLMSkeleton,
+    folder: Path,
+    targets: Sequence[Target],
+    limits: Limits,
+    material: Material,
+    progress: Progress,
+) -> ParityReport:
+    """Run the ladder for a language model. `folder` holds one folder per target's backend."""
+    ladder = _Ladder(model, skeleton, material, limits, progress)
+    with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
+        ladder.reference(Path(scratch))
+        for target in targets:
+            backend = get_backend(target.backend)
+            ladder.runtime(backend.name, folder / backend.folder, backend.open_text)
+    return ladder.report()
+
+
+class _Ladder:
+    """Holds what the rungs share: reference logits on disk, continuations, and the rungs so far."""
+
+    def __init__(
+        self,
+        model: CausalLM,
+        skeleton: CausalLMSkeleton,
+        material: Material,
+        limits: Limits,
+        progress: Progress,
+    ) -> None:
+        self.model, self.skeleton = model, skeleton
+        self.material, self.limits, self.progress = material, limits, progress
+        self.rounds = any(layer.scheme.activations == "dynamic-int8" for layer in skeleton.layers.values())
+        self.logits: dict[str, Logits] = {}  # by model name, (windows, scored, vocabulary) on disk
+        self.greedy: list[dict[str, Continuation]] = [{} for _ in material.prompts]
+        self.rungs: list[Rung] = []
+        self.layers: tuple[LayerError, ...] = ()
+        self.first_scored = len(material.windows[0]) // 2
+        self.decode = model.tokenizer().decode
+
+    def reference(self, scratch: Path) -> None:
+        """PyTorch: the float model, then the dequantised one, with and without rounded activations."""
+        self.progress("float model", 0.0)
+        module = self.model.float_model()
+        self._collect(FLOAT_MODEL, module, scratch)
+        outputs = _layer_outputs(module, list(self.skeleton.layers), self.material.windows[0][:_HOOK_TOKENS])
+        del module
+        gc.collect()
+        self.progress("dequantised model", 0.2)
+        module = dequantized_model(self.skeleton, quantize_activations=False)
+        self._collect(DEQUANTIZED, module, scratch)
+        self.layers = self._layer_errors(module, outputs)
+        self._rung("quantisation", FLOAT_MODEL, DEQUANTIZED, "quantisation", "float")
+        if self.rounds:
+            self.progress("dequantised model, int8 activations", 0.3)
+            round_activations(module, True)
+            self._collect(ROUNDED, module, scratch)
+            self._rung(
+                "quantisation with int8 activations", FLOAT_MODEL, ROUNDED, "quantisation", "quantised"
+            )
+
+    def runtime(
+        self, name: str, folder: Path, open_text: Callable[[Path, ActivationMode], TextRunner]
+    ) -> None:
+        """One runtime: as it ships, and with float activations where it can."""
+        self.progress(f"{name} as shipped", 0.5)
+        shipped = open_text(folder, "as-shipped")
+        kind: RungActivations = "quantised" if self.rounds else "float"
+        if shipped.full_logits:
+            self._prefill(f"{name} as shipped (prefill)", shipped, FLOAT_MODEL, name, "shipped", kind)
+            exact = open_text(folder, "float") if self.rounds else shipped
+            label = f"{name}, float activations" if self.rounds else name
+            self._prefill(f"{name} lowering (prefill)", exact, DEQUANTIZED, label, "lowering", "float")
+            self._decode(
+                f"{name} lowering (decode)", exact, DEQUANTIZED, label, "lowering", "float", _DECODE_STEPS
+            )
+            if self.rounds:
+                self._continue(label, exact)
+        else:
+            like = ROUNDED if self.rounds else DEQUANTIZED
+            rows = self._decode(f"{name} lowering (decode)", shipped, like, name, "lowering", kind, None)
+            self._last_rows(f"{name} lowering (prefill)", shipped, like, name, kind)
+            self._compare(f"{name} as shipped (decode)", FLOAT_MODEL, name, "shipped", kind, rows)
+        self._continue(name, shipped)
+
+    def report(self) -> ParityReport:
+        """Everything measured."""
+        greedy = tuple(
+            GreedySample(prompt, DEQUANTIZED, continuations)
+            for (prompt, _), continuations in zip(self.material.prompts, self.greedy, strict=True)
+        )
+        return ParityReport(tuple(self.rungs), greedy, self.layers)
+
+    def _collect(self, name: str, module: torch.nn.Module, scratch: Path) -> None:
+        """The model's logits over the scored halves, on disk, and its continuations of the prompts."""
+        runner = TorchRunner(module, 1 << 20)
+        windows = self.material.windows
+        kept: Logits | None = None
+        for index, window in enumerate(windows):
+            runner.reset()
+            rows = runner.forward(window)[self.first_scored - 1 : -1]
+            if kept is None:
+                shape = (len(windows), *rows.shape)
+                path = scratch / f"{len(self.logits)}.npy"
+                kept = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+            kept[index] = rows
+        assert kept is not None
+        self.logits[name] = kept
+        self._continue(name, runner)
+
+    def _continue(self, name: str, runner: TextRunner) -> None:
+        ends = _end_tokens(self.skeleton.config)
+        for (_, prompt), found in zip(self.material.prompts, self.greedy, strict=True):
+            tokens = greedy(runner, prompt, GREEDY_TOKENS, ends)
+            found[name] = Continuation(self.decode(list(tokens)), tokens)
+
+    def _prefill(
+        self,
+        name: str,
+        runner: TextRunner,
+        reference: str,
+        candidate: str,
+        kind: RungKind,
+        acts: RungActivations,
+    ) -> None:
+        def rows() -> Iterator[Logits]:
+            for window in self.material.windows:
+                runner.reset()
+                yield runner.forward(window)[self.first_scored - 1 : -1]
+
+        self._compare(name, reference, candidate, kind, acts, rows())
+
+    def _decode(
+        self,
+        name: str,
+        runner: TextRunner,
+        reference: str,
+        candidate: str,
+        kind: RungKind,
+        acts: RungActivations,
+        steps: int | None,
+    ) -> list[Logits]:
+        """Prefill the first half, then feed the text's own tokens one by one through the cache."""
+        found = []
+        for window in self.material.windows if steps is None else self.material.windows[:1]:
+            runner.reset()
+            rows = [runner.forward(window[: self.first_scored])[-1]]
+            stop = len(window) - 1 if steps is None else self.first_scored + steps
+            rows += [runner.forward([token])[-1] for token in window[self.first_scored : stop]]
+            found.append(np.stack(rows))
+            self.progress(name, 0.5)
+        self._compare(name, reference, candidate, kind, acts, found)
+        return found
+
+    def _last_rows(
+        self, name: str, runner: TextRunner, reference: str, candidate: str, acts: RungActivations
+    ) -> None:
+        """Whole prefills of several lengths, of which the runtime gives the last token's logits."""
+        length = len(self.material.windows[0])
+        ends = np.unique(np.linspace(self.first_scored, length - 1, _PREFILLS).astype(int))
+        comparison = LogitComparison()
+        for index, window in enumerate(self.material.windows):
+            for end in ends:
+                runner.reset()
+                row = runner.forward(window[:end])[-1:]
+                at = end - self.first_scored
+                comparison.update(self.logits[reference][index, at : at + 1], row, np.array([window[end]]))
+        self.rungs.append(
+            Rung(name, reference, candidate, "lowering", acts, comparison.result(), self.limits)
+        )
+
+    def _rung(self, name: str, reference: str, candidate: str, kind: RungKind, acts: RungActivations) -> None:
+        self._compare(name, reference, candidate, kind, acts, self.logits[candidate])
+
+    def _compare(
+        self,
+        name: str,
+        reference: str,
+        candidate: str,
+        kind: RungKind,
+        acts: RungActivations,
+        found: Sequence[Logits] | Iterator[Logits] | Logits,
+    ) -> None:
+        """Add a rung; `found` has a block of rows per window, from the first scored position on."""
+        comparison = LogitComparison()
+        for index, rows in enumerate(found):
+            window = self.material.windows[index]
+            targets = np.array(window[self.first_scored : self.first_scored + len(rows)])
+            comparison.update(self.logits[reference][index][: len(rows)], np.asarray(rows), targets)
+        self.rungs.append(Rung(name, reference, candidate, kind, acts, comparison.result(), self.limits))
+
+    def _layer_errors(
+        self, module: torch.nn.Module, expected: Mapping[str, NDArray[np.float32]]
+    ) -> tuple[LayerError, ...]:
+        found = _layer_outputs(module, list(expected), self.material.windows[0][:_HOOK_TOKENS])
+        return tuple(
+            LayerError(
+                name,
+                layer.scheme.bits,
+                sqnr_db(self.model.weight(layer.info), layer.load().dequantized()),
+                sqnr_db(expected[name], found[name]),
+            )
+            for name, layer in self.skeleton.layers.items()
+        )
+
+
+def greedy(runner: TextRunner, prompt: Sequence[int], count: int, ends: frozenset[int]) -> tuple[int, ...]:
+    """The `count` most likely tokens after the prompt, one by one through the cache; stops at an end token."""
+    runner.reset()
+    tokens = [int(runner.forward(prompt)[-1].argmax())]
+    while len(tokens) < count and tokens[-1] not in ends:
+        tokens.append(int(runner.forward(tokens[-1:])[-1].argmax()))
+    return tuple(tokens)
+
+
+def sqnr_db(exact: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+    """Signal to quantisation noise, 10 log10(sum exact^2 / sum (exact - found)^2), in dB."""
+    signal = float(np.square(exact, dtype=np.float64).sum())
+    noise = float(np.square(exact.astype(np.float64) - found).sum())
+    if noise == 0.0:
+        return float("inf")
+    return float(10 * np.log10(signal / noise)) if signal > 0 else float("-inf")
+
+
+def _end_tokens(config: Any) -> frozenset[int]:
+    ends = config.eos_token_id
+    return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
+
+
+def _layer_outputs(
+    module: torch.nn.Module, names: Sequence[str], tokens: Sequence[int]
+) -> dict[str, NDArray[np.float32]]:
+    """Outputs of the named layers for one piece of text, (tokens, out) each."""
+    found: dict[str, NDArray[np.float32]] = {}
+    with _hooks(module, names, found):
+        TorchRunner(module, 1 << 20).forward(tokens)
+    return found
+
+
+@contextmanager
+def _hooks(
+    module: torch.nn.Module, names: Sequence[str], found: dict[str, NDArray[np.float32]]
+) -> Iterator[None]:
+    def keep(name: str) -> Callable[..., None]:
+        def hook(layer: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
+            found[name] = output.reshape(-1, output.shape[-1]).numpy().copy()
+
+        return hook
+
+    handles = [module.get_submodule(name).register_forward_hook(keep(name)) for name in names]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
