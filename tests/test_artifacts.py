@@ -111,5 +111,5 @@ def test_reading_something_else(tmp_path):
     ):
         read_manifest(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(ArtifactError, match="damaged .*; export again with --force"):
+    with pytest.raises(ArtifactError, match=r"damaged .*; export again with --force"):
         read_manifest(tmp_path)

@@ -11,13 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporter.layers import LayerInfo
+from exporter.numerics import QuantizedTensor
 from exporter.schemes import QuantScheme
 from exporter.targets import Target
 
 if TYPE_CHECKING:
     from exporter.models.skeleton import Skeleton
 
-__all__ = ["ActivationMode", "Backend", "ModuleRunner", "PackedLayer", "Progress", "Target", "TextRunner"]
+__all__ = [
+    "ActivationMode",
+    "Backend",
+    "ModuleRunner",
+    "PackedLayer",
+    "Progress",
+    "Target",
+    "TextRunner",
+    "unpacked",
+]
 
 Progress = Callable[[str, float], None]  # (what is going on, share done in 0..1)
 ActivationMode = Literal["as-shipped", "float"]
@@ -34,6 +44,15 @@ class PackedLayer:
     scales: NDArray[np.float32]  # (out, groups) or (1, 1)
     zero_points: NDArray[np.int8] | None
     bytes: int  # that this layer adds to the files; 0 where it shares another layer's bytes
+
+
+def unpacked(layer: PackedLayer, scheme: QuantScheme) -> QuantizedTensor:
+    """A layer read back from a file, as the tensor that was packed. ValueError where the scheme is another."""
+    out_features, in_features = layer.values.shape
+    groups = (1, 1) if scheme.group == "tensor" else (out_features, scheme.groups(in_features))
+    scales = np.broadcast_to(layer.scales, groups)
+    zero_points = None if layer.zero_points is None else np.broadcast_to(layer.zero_points, groups)
+    return QuantizedTensor(layer.values, scales, zero_points, scheme)
 
 
 class TextRunner(Protocol):
@@ -69,7 +88,7 @@ class Backend(Protocol):
         """Bytes that the layer's weight and scales take in the written files. Pure."""
 
     def lower(
-        self, skeleton: "Skeleton", target: Target, folder: Path, progress: Progress
+        self, skeleton: Skeleton, target: Target, folder: Path, progress: Progress
     ) -> Mapping[str, object]:
         """Write the runtime's files into `folder` (exists, empty). Returns facts for the manifest:
         at least {"operators": [...], "min_runtime": "..."}. Same input -> same bytes."""

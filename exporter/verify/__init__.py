@@ -1,1 +1,40 @@
 """The parity ladder over written files: float model -> dequantised weights -> each runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from exporter.models.causal_lm import CausalLM, CausalLMSkeleton
+from exporter.models.loading import Model
+from exporter.models.python_module import ModuleSkeleton, PythonModule
+from exporter.parity import Limits
+from exporter.recipe import Recipe
+from exporter.verify.material import material_for
+from exporter.verify.modules import verify_module
+from exporter.verify.text import Verified, verify_text
+
+__all__ = ["Verified", "verify_model"]
+
+
+def verify_model(
+    model: Model,
+    skeleton: CausalLMSkeleton | ModuleSkeleton,
+    folder: Path,
+    recipe: Recipe,
+    progress: Callable[[str, float], None],
+) -> Verified:
+    """Run the recipe's ladder over the files in `folder`, one folder per target."""
+    gates = recipe.parity
+    limits = Limits(
+        max_rel=gates.lowering.max_rel,
+        max_kl=gates.quantisation.max_kl,
+        min_top1=gates.quantisation.min_top1,
+        max_ppl_ratio=gates.quantisation.max_ppl_ratio,
+    )
+    if isinstance(model, PythonModule):
+        assert isinstance(skeleton, ModuleSkeleton)
+        return verify_module(model, skeleton, folder, recipe.targets, limits, progress)
+    assert isinstance(model, CausalLM) and isinstance(skeleton, CausalLMSkeleton)
+    material = material_for(model, recipe)
+    return verify_text(model, skeleton, folder, recipe.targets, limits, material, progress)

@@ -15,7 +15,7 @@ from exporter.models.python_module import ModuleSkeleton, PythonModule
 from exporter.models.reference import dequantized_model, round_activations
 from exporter.parity import Limits, LogitComparison, ParityReport, Rung, RungActivations, RungKind
 from exporter.targets import Target
-from exporter.verify.text import DEQUANTIZED, FLOAT_MODEL, ROUNDED
+from exporter.verify.text import DEQUANTIZED, FLOAT_MODEL, ROUNDED, Verified
 
 Arrays = list[NDArray[Any]]
 
@@ -27,7 +27,7 @@ def verify_module(
     targets: Sequence[Target],
     limits: Limits,
     progress: Callable[[str, float], None],
-) -> ParityReport:
+) -> Verified:
     """Run the ladder on the module's example inputs. `folder` holds one folder per target's backend."""
     rounds = any(layer.scheme.activations == "dynamic-int8" for layer in skeleton.layers.values())
     inputs = [tensor.detach().numpy() for tensor in skeleton.example_inputs]
@@ -40,10 +40,12 @@ def verify_module(
     rungs = [
         _rung("quantisation", FLOAT_MODEL, DEQUANTIZED, "quantisation", "float", exact, dequantized, limits)
     ]
+    outputs: dict[str, Any] = {}
     for index, target in enumerate(targets):
         backend = get_backend(target.backend)
         progress(backend.name, (index + 0.5) / len(targets))
         found = backend.open_module(folder / backend.folder).run(inputs)
+        outputs[backend.name] = [array.tolist() for array in found]
         like, reference = (rounded, ROUNDED) if rounds else (dequantized, DEQUANTIZED)
         rungs.append(
             _rung(f"{backend.name} lowering", reference, backend.name, "lowering", acts, like, found, limits)
@@ -53,7 +55,8 @@ def verify_module(
                 f"{backend.name} as shipped", FLOAT_MODEL, backend.name, "shipped", acts, exact, found, limits
             )
         )
-    return ParityReport(tuple(rungs))
+    golden = {"inputs": [array.tolist() for array in inputs], "outputs": outputs}
+    return Verified(ParityReport(tuple(rungs)), golden)
 
 
 def _run(module: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> Arrays:

@@ -35,6 +35,7 @@ from exporter.parity import (
     RungKind,
 )
 from exporter.targets import Target
+from exporter.verify.material import Material
 
 FLOAT_MODEL = "float"
 DEQUANTIZED = "dequantised"
@@ -42,6 +43,7 @@ ROUNDED = "dequantised, int8 activations"
 GREEDY_TOKENS = 32
 _DECODE_STEPS = 64  # of one window, where a runtime also gives whole prefills
 _PREFILLS = 4  # lengths tried, where a runtime gives the last token's logits only
+_GOLDEN_TOP = 16  # logits kept of each prompt for replay on the device
 _HOOK_TOKENS = 64  # of the first window, for the error per layer
 
 Progress = Callable[[str, float], None]
@@ -49,11 +51,12 @@ Logits = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Material:
-    """What the models are compared on."""
+class Verified:
+    """The ladder's outcome, and what travels with the files so that a device can replay it."""
 
-    windows: tuple[tuple[int, ...], ...]  # token ids; the second half of each is scored
-    prompts: tuple[tuple[str, tuple[int, ...]], ...]  # as typed, and as token ids
+    parity: ParityReport
+    golden: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def verify_text(
@@ -64,7 +67,7 @@ def verify_text(
     limits: Limits,
     material: Material,
     progress: Progress,
-) -> ParityReport:
+) -> Verified:
     """Run the ladder for a language model. `folder` holds one folder per target's backend."""
     ladder = _Ladder(model, skeleton, material, limits, progress)
     with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
@@ -72,7 +75,7 @@ def verify_text(
         for target in targets:
             backend = get_backend(target.backend)
             ladder.runtime(backend.name, folder / backend.folder, backend.open_text)
-    return ladder.report()
+    return Verified(ladder.report(), {"prompts": ladder.golden}, material.notes)
 
 
 class _Ladder:
@@ -89,11 +92,13 @@ class _Ladder:
         self.model, self.skeleton = model, skeleton
         self.material, self.limits, self.progress = material, limits, progress
         self.rounds = any(layer.scheme.activations == "dynamic-int8" for layer in skeleton.layers.values())
-        self.logits: dict[str, Logits] = {}  # by model name, (windows, scored, vocabulary) on disk
+        self.logits: dict[str, list[Logits]] = {}  # by model and window, (scored, vocabulary), on disk
         self.greedy: list[dict[str, Continuation]] = [{} for _ in material.prompts]
+        self.golden: list[dict[str, Any]] = [
+            {"prompt": prompt, "input_ids": list(ids), "models": {}} for prompt, ids in material.prompts
+        ]
         self.rungs: list[Rung] = []
         self.layers: tuple[LayerError, ...] = ()
-        self.first_scored = len(material.windows[0]) // 2
         self.decode = model.tokenizer().decode
 
     def reference(self, scratch: Path) -> None:
@@ -101,7 +106,9 @@ class _Ladder:
         self.progress("float model", 0.0)
         module = self.model.float_model()
         self._collect(FLOAT_MODEL, module, scratch)
-        outputs = _layer_outputs(module, list(self.skeleton.layers), self.material.windows[0][:_HOOK_TOKENS])
+        outputs = _layer_outputs(
+            module, list(self.skeleton.layers), self.material.windows[0].tokens[:_HOOK_TOKENS]
+        )
         del module
         gc.collect()
         self.progress("dequantised model", 0.2)
@@ -152,25 +159,26 @@ class _Ladder:
     def _collect(self, name: str, module: torch.nn.Module, scratch: Path) -> None:
         """The model's logits over the scored halves, on disk, and its continuations of the prompts."""
         runner = TorchRunner(module, 1 << 20)
-        windows = self.material.windows
-        kept: Logits | None = None
-        for index, window in enumerate(windows):
+        self.logits[name] = []
+        for index, window in enumerate(self.material.windows):
             runner.reset()
-            rows = runner.forward(window)[self.first_scored - 1 : -1]
-            if kept is None:
-                shape = (len(windows), *rows.shape)
-                path = scratch / f"{len(self.logits)}.npy"
-                kept = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-            kept[index] = rows
-        assert kept is not None
-        self.logits[name] = kept
+            path = scratch / f"{len(self.logits)}-{index}.npy"
+            np.save(path, runner.forward(window.tokens)[window.rows])
+            self.logits[name].append(np.load(path, mmap_mode="r"))
         self._continue(name, runner)
 
     def _continue(self, name: str, runner: TextRunner) -> None:
+        """Greedy continuations of the prompts; the first logits of each become golden vectors."""
         ends = _end_tokens(self.skeleton.config)
-        for (_, prompt), found in zip(self.material.prompts, self.greedy, strict=True):
-            tokens = greedy(runner, prompt, GREEDY_TOKENS, ends)
+        for (_, prompt), found, golden in zip(self.material.prompts, self.greedy, self.golden, strict=True):
+            tokens, first = greedy(runner, prompt, GREEDY_TOKENS, ends)
             found[name] = Continuation(self.decode(list(tokens)), tokens)
+            top = np.argsort(-first, kind="stable")[:_GOLDEN_TOP]
+            golden["models"][name] = {
+                "greedy": list(tokens),
+                "top_ids": top.tolist(),
+                "top_logits": [round(float(first[index]), 4) for index in top],
+            }
 
     def _prefill(
         self,
@@ -184,7 +192,7 @@ class _Ladder:
         def rows() -> Iterator[Logits]:
             for window in self.material.windows:
                 runner.reset()
-                yield runner.forward(window)[self.first_scored - 1 : -1]
+                yield runner.forward(window.tokens)[window.rows]
 
         self._compare(name, reference, candidate, kind, acts, rows())
 
@@ -202,9 +210,10 @@ class _Ladder:
         found = []
         for window in self.material.windows if steps is None else self.material.windows[:1]:
             runner.reset()
-            rows = [runner.forward(window[: self.first_scored])[-1]]
-            stop = len(window) - 1 if steps is None else self.first_scored + steps
-            rows += [runner.forward([token])[-1] for token in window[self.first_scored : stop]]
+            start, stop = window.first_scored + 1, len(window.tokens) - 1
+            rows = [runner.forward(window.tokens[:start])[-1]]
+            fed = window.tokens[start : stop if steps is None else min(stop, start + steps)]
+            rows += [runner.forward([token])[-1] for token in fed]
             found.append(np.stack(rows))
             self.progress(name, 0.5)
         self._compare(name, reference, candidate, kind, acts, found)
@@ -214,15 +223,13 @@ class _Ladder:
         self, name: str, runner: TextRunner, reference: str, candidate: str, acts: RungActivations
     ) -> None:
         """Whole prefills of several lengths, of which the runtime gives the last token's logits."""
-        length = len(self.material.windows[0])
-        ends = np.unique(np.linspace(self.first_scored, length - 1, _PREFILLS).astype(int))
         comparison = LogitComparison()
-        for index, window in enumerate(self.material.windows):
-            for end in ends:
+        for window, expected in zip(self.material.windows, self.logits[reference], strict=True):
+            for at in np.unique(np.linspace(0, len(expected) - 1, _PREFILLS).astype(int)):
                 runner.reset()
-                row = runner.forward(window[:end])[-1:]
-                at = end - self.first_scored
-                comparison.update(self.logits[reference][index, at : at + 1], row, np.array([window[end]]))
+                end = window.first_scored + 1 + at
+                row = runner.forward(window.tokens[:end])[-1:]
+                comparison.update(expected[at : at + 1], row, np.array([window.tokens[end]]))
         self.rungs.append(
             Rung(name, reference, candidate, "lowering", acts, comparison.result(), self.limits)
         )
@@ -237,20 +244,19 @@ class _Ladder:
         candidate: str,
         kind: RungKind,
         acts: RungActivations,
-        found: Sequence[Logits] | Iterator[Logits] | Logits,
+        found: Sequence[Logits] | Iterator[Logits],
     ) -> None:
         """Add a rung; `found` has a block of rows per window, from the first scored position on."""
         comparison = LogitComparison()
-        for index, rows in enumerate(found):
-            window = self.material.windows[index]
-            targets = np.array(window[self.first_scored : self.first_scored + len(rows)])
-            comparison.update(self.logits[reference][index][: len(rows)], np.asarray(rows), targets)
+        for window, expected, rows in zip(self.material.windows, self.logits[reference], found, strict=False):
+            targets = np.array(window.targets[: len(rows)])
+            comparison.update(expected[: len(rows)], np.asarray(rows), targets)
         self.rungs.append(Rung(name, reference, candidate, kind, acts, comparison.result(), self.limits))
 
     def _layer_errors(
         self, module: torch.nn.Module, expected: Mapping[str, NDArray[np.float32]]
     ) -> tuple[LayerError, ...]:
-        found = _layer_outputs(module, list(expected), self.material.windows[0][:_HOOK_TOKENS])
+        found = _layer_outputs(module, list(expected), self.material.windows[0].tokens[:_HOOK_TOKENS])
         return tuple(
             LayerError(
                 name,
@@ -262,13 +268,17 @@ class _Ladder:
         )
 
 
-def greedy(runner: TextRunner, prompt: Sequence[int], count: int, ends: frozenset[int]) -> tuple[int, ...]:
-    """The `count` most likely tokens after the prompt, one by one through the cache; stops at an end token."""
+def greedy(
+    runner: TextRunner, prompt: Sequence[int], count: int, ends: frozenset[int]
+) -> tuple[tuple[int, ...], Logits]:
+    """The `count` most likely tokens after the prompt, one by one through the cache, stopping at an end
+    token; and the (vocabulary,) logits that the first was chosen from."""
     runner.reset()
-    tokens = [int(runner.forward(prompt)[-1].argmax())]
+    first = runner.forward(prompt)[-1]
+    tokens = [int(first.argmax())]
     while len(tokens) < count and tokens[-1] not in ends:
         tokens.append(int(runner.forward(tokens[-1:])[-1].argmax()))
-    return tuple(tokens)
+    return tuple(tokens), first
 
 
 def sqnr_db(exact: NDArray[np.float32], found: NDArray[np.float32]) -> float:

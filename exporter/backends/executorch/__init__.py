@@ -1,0 +1,80 @@
+"""ExecuTorch with the XNNPACK delegate: one model.pte that ExecuTorch's own runners load.
+
+Imports nothing heavy: a plan asks `unsupported` and `layer_bytes` without loading torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exporter.backends.base import ActivationMode, Backend, ModuleRunner, PackedLayer, Progress, TextRunner
+from exporter.backends.executorch import capabilities
+from exporter.errors import ArtifactError
+from exporter.layers import LayerInfo
+from exporter.schemes import QuantScheme
+from exporter.targets import Target
+
+if TYPE_CHECKING:
+    from exporter.models.skeleton import Skeleton
+
+PROGRAM_FILE = "model.pte"
+
+
+class ExecuTorchBackend:
+    """See exporter.backends.base.Backend."""
+
+    name = "executorch"
+    folder = "executorch"
+
+    def unsupported(self, layer: LayerInfo, scheme: QuantScheme, target: Target) -> str | None:
+        """Why this layer cannot run with this scheme on this target, or None."""
+        return capabilities.unsupported(layer, scheme, target)
+
+    def layer_bytes(self, layer: LayerInfo, scheme: QuantScheme, target: Target) -> int:
+        """Bytes that the layer's weight and scales take in model.pte."""
+        return capabilities.layer_bytes(layer, scheme, target)
+
+    def lower(
+        self, skeleton: Skeleton, target: Target, folder: Path, progress: Progress
+    ) -> Mapping[str, object]:
+        """Write model.pte and the tokenizer's files into `folder`; facts for the manifest.
+
+        Raises TraceError when torch.export refuses the model, LoweringError when the delegate does.
+        """
+        from exporter.backends.executorch import lowering
+
+        return lowering.lower(skeleton, target, folder, PROGRAM_FILE, progress)
+
+    def open_text(self, folder: Path, activations: ActivationMode = "as-shipped") -> TextRunner:
+        """The language model in ExecuTorch's runtime.
+
+        Raises ArtifactError for float activations when the program quantises them.
+        """
+        from exporter.backends.executorch import reading, running
+
+        path = folder / PROGRAM_FILE
+        if activations == "float":
+            graphs = reading.delegate_graphs(reading.open_program(path))
+            if any(graph.quantizes_activations for graph in graphs):
+                raise ArtifactError(
+                    f"{path}: XNNPACK quantises the activations of dynamic-int8 layers whenever it runs; "
+                    "open it as shipped"
+                )
+        return running.ExecuTorchText(path)
+
+    def open_module(self, folder: Path) -> ModuleRunner:
+        """Any other model in ExecuTorch's runtime."""
+        from exporter.backends.executorch import running
+
+        return running.ExecuTorchModule(folder / PROGRAM_FILE)
+
+    def read_back(self, folder: Path) -> dict[str, PackedLayer]:
+        """Every quantised layer in model.pte, by module path. Raises ArtifactError for a damaged file."""
+        from exporter.backends.executorch import reading
+
+        return reading.read_layers(folder / PROGRAM_FILE)
+
+
+BACKEND: Backend = ExecuTorchBackend()

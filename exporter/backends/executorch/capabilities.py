@@ -1,0 +1,68 @@
+"""What ExecuTorch 1.5 with XNNPACK runs, and how many bytes a layer takes. Pure, no runtime imported.
+
+Every line here was run: tests/backends/test_executorch_schemes.py lowers and executes each scheme that
+is allowed, and shows that the refused ones do not run.
+"""
+
+from __future__ import annotations
+
+from exporter.layers import LayerInfo
+from exporter.schemes import QuantScheme
+from exporter.targets import Target
+
+DELEGATES = ("xnnpack",)
+_BLOCK_STEP = 32  # XNNPACK: "group_size must be a multiple of 32" (operators/node_visitor.py)
+
+
+def unsupported(layer: LayerInfo, scheme: QuantScheme, target: Target) -> str | None:
+    """Why the layer cannot run with this scheme on this target, or None."""
+    if target.delegate not in DELEGATES:
+        return f"delegate {target.delegate!r} is not known; there is: {', '.join(DELEGATES)}"
+    if scheme.is_float:
+        return None
+    if layer.kind == "conv":
+        return "quantised convolutions are not lowered to XNNPACK yet; set `scheme: float` for this layer"
+    if scheme.bits == 4 and layer.shape[1] % 2:
+        return (
+            f"ExecuTorch packs two int4 weights into a byte and {layer.shape[1]} input features are odd; "
+            "set int8 or `scheme: float`"
+        )
+    if layer.kind == "embedding":
+        return None  # embedding_4bit and embedding_byte take any group, with or without zero points
+    reason = _unsupported_linear(scheme)
+    if reason is not None and layer.tied_to is not None:
+        reason += f" for {layer.tied_to}, whose table this layer shares"
+    return reason
+
+
+def _unsupported_linear(scheme: QuantScheme) -> str | None:
+    if not scheme.symmetric:
+        return "XNNPACK's linear weights have no zero point; set `symmetric: true`"
+    if isinstance(scheme.group, int):
+        if scheme.bits == 8:
+            return "XNNPACK has groups for int4 only; set `group: channel`"
+        if scheme.group % _BLOCK_STEP:
+            return f"XNNPACK's int4 groups are multiples of {_BLOCK_STEP}; set `group: {_BLOCK_STEP}`"
+        if scheme.activations == "float":
+            return (
+                "XNNPACK has int4 groups with int8 activations only; set `activations: dynamic-int8`, "
+                "or `group: channel`"
+            )
+    return None
+
+
+def layer_bytes(layer: LayerInfo, scheme: QuantScheme, target: Target) -> int:
+    """Bytes of the layer's weight, scales and zero points in model.pte.
+
+    A table that an embedding and a tied lm_head share is stored once and counted for the embedding.
+    """
+    rows, columns = layer.shape[0], layer.parameters // layer.shape[0]
+    weights = layer.parameters * scheme.bits // 8
+    if scheme.is_float:
+        return 0 if layer.tied_to is not None else weights
+    scales = rows * scheme.groups(columns)  # one per row for `group: tensor` too: no kernel takes less
+    if layer.kind == "embedding":
+        return weights + scales * (4 if scheme.symmetric else 8)  # float32 scales, float32 zero points
+    if isinstance(scheme.group, int):
+        return scales * 2 + (0 if layer.tied_to is not None else weights)  # bf16 scales
+    return 0 if layer.tied_to is not None else weights + scales * 4

@@ -1,0 +1,79 @@
+"""ONNX Runtime: MatMulNBits, GatherBlockQuantized and GroupQueryAttention in one folder that
+onnxruntime-genai loads as it is. Light to import; each verb loads what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporter.backends.base import (
+    ActivationMode,
+    Backend,
+    ModuleRunner,
+    PackedLayer,
+    Progress,
+    Target,
+    TextRunner,
+)
+from exporter.backends.ort import capabilities
+from exporter.layers import LayerInfo
+from exporter.schemes import QuantScheme
+
+if TYPE_CHECKING:
+    from exporter.models.skeleton import Skeleton
+
+
+class OrtBackend:
+    """The verbs of exporter.backends.base.Backend."""
+
+    name = "onnxruntime"
+    folder = "onnxruntime"
+
+    def unsupported(self, layer: LayerInfo, scheme: QuantScheme, target: Target) -> str | None:
+        """Why this layer cannot run with this scheme on this target, or None."""
+        return capabilities.unsupported(layer, scheme, target)
+
+    def layer_bytes(self, layer: LayerInfo, scheme: QuantScheme, target: Target) -> int:
+        """Bytes that the layer takes in model.onnx.data."""
+        return capabilities.layer_bytes(layer, scheme, target)
+
+    def lower(
+        self, skeleton: Skeleton, target: Target, folder: Path, progress: Progress
+    ) -> Mapping[str, object]:
+        """Write the folder. Raises TraceError, LoweringError."""
+        from exporter.backends.ort.lowering import lower
+
+        return lower(skeleton, target, folder, progress)
+
+    def open_text(self, folder: Path, activations: ActivationMode = "as-shipped") -> TextRunner:
+        """Open a language model. Raises ArtifactError."""
+        from exporter.backends.ort.running import open_text
+
+        return open_text(folder, activations)
+
+    def open_module(self, folder: Path) -> ModuleRunner:
+        """Open any other model. Raises ArtifactError."""
+        from exporter.backends.ort.running import open_module
+
+        return open_module(folder)
+
+    def read_back(self, folder: Path) -> dict[str, PackedLayer]:
+        """Every quantised layer found in the files. Raises ArtifactError."""
+        from exporter.backends.ort.reading import read_back
+
+        return read_back(folder)
+
+    def layer_outputs(
+        self, folder: Path, names: Sequence[str], tokens: Sequence[int]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Outputs of the named linear layers on one prompt. Raises ArtifactError."""
+        from exporter.backends.ort.running import layer_outputs
+
+        return layer_outputs(folder, names, tokens)
+
+
+BACKEND: Backend = OrtBackend()

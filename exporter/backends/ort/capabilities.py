@@ -1,0 +1,150 @@
+"""Which layer runs with which scheme in which ONNX Runtime, and what it costs. Pure: no imports.
+
+The limits were measured by running each kernel of ONNX Runtime 1.20.1, 1.21.1, 1.22.1, 1.23.2,
+1.24.4, 1.26.0, 1.28.0 and 1.32.0 against the NumPy product:
+- MatMulNBits takes blocks of 16, 32, 64, 128, 256. Larger ones give garbage without an error before
+  1.28 (1.20 to 1.26 seen), although the operator's schema allows any power of two.
+- 8-bit MatMulNBits: 1.23. In 1.22 accuracy_level 4 works and 0 fails at run time; 1.20 refuses both.
+- GatherBlockQuantized on packed uint8 data: 1.22 for 4 bits without zero points, 1.23 for the `bits`
+  attribute (8 bits) and for zero points. 4-bit zero points of a row with an odd number of blocks are
+  read from the wrong nibble up to 1.26; 1.28 is right.
+- GroupQueryAttention with scale and softcap: 1.20; a sliding window: 1.24 (see below).
+"""
+
+from __future__ import annotations
+
+from exporter.backends.base import Target
+from exporter.layers import LayerInfo
+from exporter.schemes import QuantScheme
+
+BLOCKS = (256, 128, 64, 32, 16)
+OLDEST_RUNTIME: tuple[int, ...] = (1, 20)
+# GroupQueryAttention's local_window_size = w saw w + 1 tokens up to 1.23 and sees w from 1.24 on.
+SLIDING_WINDOW_RUNTIME: tuple[int, ...] = (1, 24)
+_SCALE_BYTES = 4
+
+
+def parse_version(text: str) -> tuple[int, ...] | None:
+    """ "1.23" or "1.23.2" -> numbers; None where it is not a version."""
+    parts = text.split(".")
+    if not parts or not all(part.isdigit() for part in parts):
+        return None
+    return tuple(int(part) for part in parts)
+
+
+def block_size(scheme: QuantScheme, in_features: int) -> int | None:
+    """Block of MatMulNBits / GatherBlockQuantized that stores this scheme, or None.
+
+    The kernels know only blocks: a scale per channel or per tensor is stored once per block, so the
+    largest block that divides the row costs least.
+    """
+    if isinstance(scheme.group, int):
+        return scheme.group if in_features % scheme.group == 0 and scheme.group in BLOCKS else None
+    return next((block for block in BLOCKS if in_features % block == 0), None)
+
+
+def required_runtime(layer: LayerInfo, scheme: QuantScheme) -> tuple[tuple[int, ...], str]:
+    """Oldest ONNX Runtime for a quantised layer, and the operator and reason in words."""
+    if layer.kind == "embedding":
+        block = block_size(scheme, layer.shape[1])
+        odd = block is not None and (layer.shape[1] // block) % 2 == 1
+        if scheme.bits == 4 and not scheme.symmetric and odd:
+            return (1, 28), (
+                "GatherBlockQuantized reads 4-bit zero points of a row with an odd number of blocks wrongly"
+            )
+        if scheme.bits == 8:
+            return (1, 23), "GatherBlockQuantized has no 8-bit weights"
+        if not scheme.symmetric:
+            return (1, 23), "GatherBlockQuantized has no zero points for packed 4-bit weights"
+        return (1, 22), "GatherBlockQuantized has no packed 4-bit weights"
+    if scheme.bits == 8:
+        return (1, 23), "MatMulNBits has no complete 8-bit kernel"
+    return OLDEST_RUNTIME, "MatMulNBits"
+
+
+def unsupported(layer: LayerInfo, scheme: QuantScheme, target: Target) -> str | None:
+    """Why this layer cannot run with this scheme on this target, or None."""
+    if target.ep != "cpu":
+        return (
+            f"execution provider {target.ep!r} is not built: the kernels are proven for `cpu` only;"
+            " set ep: cpu"
+        )
+    if target.min_runtime is not None:
+        problem = _runtime_problem(layer, scheme, target.min_runtime)
+        if problem is not None:
+            return problem
+    if scheme.is_float:
+        return None
+    if layer.kind == "conv":
+        return "quantised convolutions are not built for ONNX Runtime; use a float scheme"
+    in_features = layer.shape[1]
+    if block_size(scheme, in_features) is None:
+        if isinstance(scheme.group, int):
+            return (
+                f"group {scheme.group} does not divide the {in_features} input features; use a group of"
+                f" {_dividing(in_features)}"
+            )
+        return (
+            f"{in_features} input features are not a multiple of 16, the smallest block of MatMulNBits"
+            " and GatherBlockQuantized, which store a scale per block; use a float scheme"
+        )
+    return None
+
+
+def _runtime_problem(layer: LayerInfo, scheme: QuantScheme, min_runtime: str) -> str | None:
+    """Why the oldest runtime that the target allows is too old, or None."""
+    version = parse_version(min_runtime)
+    if version is None:
+        return f'min_runtime {min_runtime!r} is not a version such as "1.23"'
+    if version < OLDEST_RUNTIME:
+        return (
+            f"min_runtime {min_runtime} is older than {show_version(OLDEST_RUNTIME)}, the oldest ONNX Runtime"
+            " that was tried; raise min_runtime"
+        )
+    if scheme.is_float or layer.kind == "conv":
+        return None
+    oldest, reason = required_runtime(layer, scheme)
+    if version < oldest:
+        return (
+            f"{reason} before ONNX Runtime {show_version(oldest)}, and min_runtime is {min_runtime}; raise"
+            f" min_runtime to {show_version(oldest)} or use {_older_scheme(layer, scheme)}"
+        )
+    return None
+
+
+def _older_scheme(layer: LayerInfo, scheme: QuantScheme) -> str:
+    """What an older runtime takes instead."""
+    if layer.kind == "linear":
+        return "int4 weights"
+    if scheme.bits == 4 and not scheme.symmetric:
+        return "a symmetric scheme"
+    return "a float scheme"
+
+
+def _dividing(in_features: int) -> str:
+    """The groups that divide a row, for a message."""
+    groups = [str(block) for block in sorted(BLOCKS) if block <= 128 and in_features % block == 0]
+    return " or ".join(groups) if groups else "channel"
+
+
+def show_version(version: tuple[int, ...]) -> str:
+    """(1, 23) -> "1.23"."""
+    return ".".join(map(str, version))
+
+
+def layer_bytes(layer: LayerInfo, scheme: QuantScheme, target: Target) -> int:
+    """Bytes of the layer's weight, scales and zero points in model.onnx.data.
+
+    A tied layer costs nothing: the packed table serves both operators, and the float one too.
+    """
+    if layer.tied_to is not None:
+        return 0
+    if scheme.is_float:
+        return layer.parameters * 4
+    block = block_size(scheme, layer.shape[1])
+    if block is None:
+        raise ValueError(f"{layer.name}: no block of ONNX Runtime stores {scheme.describe()}")
+    rows, in_features = layer.shape
+    blocks = in_features // block
+    zero_points = 0 if scheme.symmetric else -(-blocks * scheme.bits // 8)
+    return rows * (in_features * scheme.bits // 8 + blocks * _SCALE_BYTES + zero_points)

@@ -1,0 +1,129 @@
+"""Skeleton -> the files of an ONNX Runtime folder."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+import torch
+
+from exporter.backends.base import Progress, Target
+from exporter.backends.ort import capabilities, cleanup, genai, storage
+from exporter.backends.ort.tracing import Traced, trace_module, trace_text
+from exporter.errors import LoweringError
+
+if TYPE_CHECKING:
+    from exporter.models.skeleton import Skeleton
+
+# The youngest opset that the oldest runtime we support (1.20) implements in full.
+OPSET = 21
+ORT_FORMAT = "model.ort"
+
+
+def lower(skeleton: Skeleton, target: Target, folder: Path, progress: Progress) -> Mapping[str, object]:
+    """Write model.onnx, its data, and what onnxruntime-genai needs beside them.
+
+    Raises TraceError, LoweringError.
+    """
+    progress("tracing", 0.0)
+    is_text = skeleton.task == "text-generation"
+    traced = trace_text(skeleton) if is_text else trace_module(skeleton)
+    progress("translating to ONNX", 0.4)
+    model = to_onnx(traced)
+    external = cleanup.clean(model, traced.dimensions, traced.context)
+    used = cleanup.operators(model)
+    min_runtime = _min_runtime(skeleton, model, target)
+    storage.write(model, folder, external, lambda what, share: progress(what, 0.8 + 0.15 * share))
+    if is_text:
+        genai.write(skeleton, folder)
+    facts: dict[str, object] = {
+        "operators": used,
+        "min_runtime": min_runtime,
+        "opset": OPSET,
+        "nodes": len(list(model.graph)),
+    }
+    if target.ort_format:
+        progress("converting to ORT format", 0.95)
+        _write_ort_format(folder)
+        facts["ort_format"] = (
+            f"{ORT_FORMAT} holds its weights inside and needs no {storage.DATA}; ONNX Runtime's writer orders"
+            " its tables anew each time, so the file's hash changes from run to run"
+        )
+    progress("done", 1.0)
+    return facts
+
+
+def to_onnx(traced: Traced) -> ir.Model:
+    """torch.export program -> optimised onnx-ir model. Raises LoweringError."""
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                traced.program,
+                opset_version=OPSET,
+                dynamo=True,
+                optimize=True,
+                verbose=False,
+                input_names=list(traced.inputs),
+                output_names=list(traced.outputs),
+            )
+        except Exception as problem:  # whatever a translation function raises
+            cause = problem.__cause__ or problem
+            first = str(cause).strip().splitlines() or [type(cause).__name__]
+            raise LoweringError(
+                f"torch.onnx cannot translate the traced model: {first[0]} (--debug shows where)"
+            ) from problem
+    assert program is not None  # None only with dynamo=False
+    return program.model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch.onnx logs a line for each missing optional library; none concerns us."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def _min_runtime(skeleton: Skeleton, model: ir.Model, target: Target) -> str:
+    """Oldest ONNX Runtime that computes this graph right. Raises LoweringError where the target allows
+    an older one (what a plan can know of the layers, capabilities.unsupported has refused before)."""
+    oldest = capabilities.OLDEST_RUNTIME
+    for planned in skeleton.layers.values():
+        oldest = max(oldest, capabilities.required_runtime(planned.info, planned.scheme)[0])
+    if any("local_window_size" in node.attributes for node in model.graph):
+        oldest = max(oldest, capabilities.SLIDING_WINDOW_RUNTIME)
+        allowed = capabilities.parse_version(target.min_runtime) if target.min_runtime else None
+        if allowed is not None and allowed < oldest:
+            raise LoweringError(
+                f"the model attends through a sliding window, which ONNX Runtime before"
+                f" {capabilities.show_version(oldest)} makes one token too wide, and min_runtime is"
+                f" {target.min_runtime}; raise min_runtime to {capabilities.show_version(oldest)}"
+            )
+    return capabilities.show_version(oldest)
+
+
+def _write_ort_format(folder: Path) -> None:
+    """model.ort beside model.onnx, by ONNX Runtime's own converter options. Raises LoweringError."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / ORT_FORMAT)
+    # extended, not all: the last level rewrites for the CPU at hand, and phones have another
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    options.log_severity_level = 3
+    try:
+        onnxruntime.InferenceSession(folder / storage.MODEL, options, providers=["CPUExecutionProvider"])
+    except Exception as problem:  # onnxruntime's exceptions share no base but Exception
+        raise LoweringError(f"ONNX Runtime cannot write {ORT_FORMAT}: {problem}") from problem

@@ -1,0 +1,110 @@
+"""Quantised layers out of a written model.onnx and its data, with nothing else at hand."""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from exporter.backends.base import PackedLayer
+from exporter.backends.ort.packing import unpack_codes
+from exporter.backends.ort.storage import DATA, MODEL
+from exporter.errors import ArtifactError
+from exporter.numerics import canonical_granularity
+
+# operator -> places of data, scales, zero points among its inputs
+_PLACES = {"MatMulNBits": (1, 2, 3), "GatherBlockQuantized": (0, 2, 3)}
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """An initializer: its elements and where they lie (0, 0 where they lie in the model itself)."""
+
+    array: NDArray[np.generic]
+    offset: int
+    length: int
+
+
+def read_back(folder: Path) -> dict[str, PackedLayer]:
+    """Every quantised layer by module path. Raises ArtifactError for a missing or damaged file."""
+    path = folder / MODEL
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (OSError, DecodeError) as problem:
+        raise ArtifactError(f"{path}: cannot be read ({problem})") from problem
+    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+    counted: set[tuple[int, int]] = set()
+    layers: dict[str, PackedLayer] = {}
+    with _mapped(folder / DATA) as data:
+        for node in model.graph.node:
+            if node.op_type not in _PLACES or node.domain != "com.microsoft":
+                continue
+            parts: list[_Stored | None] = []
+            for place in _PLACES[node.op_type]:
+                name = node.input[place] if place < len(node.input) else ""
+                parts.append(_stored(initializers[name], data, folder) if name else None)
+            layers[node.name] = _unpack(node, parts, counted)
+    return layers
+
+
+def _unpack(node: onnx.NodeProto, parts: list[_Stored | None], counted: set[tuple[int, int]]) -> PackedLayer:
+    """One operator's inputs -> our integers. Bytes already in `counted` are another layer's."""
+    data, scales, zeros = parts
+    assert data is not None and scales is not None  # required inputs of both operators
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    bits, block = int(attributes.get("bits", 4)), int(attributes["block_size"])
+    packed = data.array.reshape(data.array.shape[0], -1).view(np.uint8)
+    in_features = int(attributes.get("K", packed.shape[1] * 8 // bits))
+    blocks = -(-in_features // block)
+    values = unpack_codes(packed, bits, in_features)
+    stored_scales = np.ascontiguousarray(scales.array, np.float32).reshape(-1, blocks)
+    zero_points = None
+    if zeros is not None:
+        zero_points = unpack_codes(zeros.array.reshape(packed.shape[0], -1).view(np.uint8), bits, blocks)
+    canonical, canonical_zeros, group = canonical_granularity(stored_scales, zero_points, in_features)
+    # A tied layer reads its owner's bytes. (torch.onnx also lets two layers share scales or zero points
+    # of less than a kilobyte that happen to be equal; each is counted, as the plan does.)
+    place = (data.offset, data.length)
+    size = 0 if place in counted else sum(part.length for part in parts if part is not None)
+    counted.add(place)
+    return PackedLayer(
+        name=node.name,
+        bits=bits,
+        group=group,
+        values=np.ascontiguousarray(values),
+        scales=canonical,
+        zero_points=canonical_zeros,
+        bytes=size,
+    )
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    """The data file as memory. Raises ArtifactError."""
+    try:
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as problem:  # ValueError: an empty file cannot be mapped
+        raise ArtifactError(f"{path}: cannot be read ({problem})") from problem
+
+
+def _stored(tensor: onnx.TensorProto, data: mmap.mmap, folder: Path) -> _Stored:
+    """An initializer's elements, copied out of the mapping. Raises ArtifactError when cut off."""
+    if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        array = numpy_helper.to_array(tensor)
+        return _Stored(array, 0, array.nbytes)
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    offset, length = int(entries.get("offset", 0)), int(entries["length"])
+    if entries["location"] != DATA or offset + length > len(data):
+        raise ArtifactError(
+            f"{folder / DATA}: {tensor.name} should lie at bytes {offset} to {offset + length} of"
+            f" {entries['location']}, the file has {len(data)}; it is truncated or another model's"
+        )
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    array = np.frombuffer(data[offset : offset + length], dtype).reshape(tuple(tensor.dims))
+    return _Stored(array, offset, length)

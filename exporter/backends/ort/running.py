@@ -1,0 +1,171 @@
+"""Run what lower wrote: a language model with its KV cache in NumPy, or any other module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from exporter.backends.base import ActivationMode
+from exporter.backends.ort.storage import MODEL
+from exporter.errors import ArtifactError
+
+_PAST = "past_key_values."
+_PRESENT = "present."
+_ACCURACY = "accuracy_level"
+
+
+class OrtTextRunner:
+    """A language model in ONNX Runtime, batch 1."""
+
+    full_logits = True
+
+    def __init__(self, session: onnxruntime.InferenceSession, max_context: int) -> None:
+        self.max_context = max_context
+        self._session = session
+        self._past_names = [x.name for x in session.get_inputs() if x.name.startswith(_PAST)]
+        self._outputs = ["logits", *(_PRESENT + name.removeprefix(_PAST) for name in self._past_names)]
+        self._empty = {
+            x.name: np.zeros((1, x.shape[1], 0, x.shape[3]), np.float32)
+            for x in session.get_inputs()
+            if x.name.startswith(_PAST)
+        }
+        self._length = 0
+        self._cache: dict[str, Any] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Empty the KV cache."""
+        self._length = 0
+        self._cache = {name: onnxruntime.OrtValue.ortvalue_from_numpy(x) for name, x in self._empty.items()}
+
+    def forward(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Append tokens; logits (len(tokens), vocabulary). Raises ArtifactError beyond max_context."""
+        total = self._length + len(tokens)
+        if not len(tokens) or total > self.max_context:
+            raise ArtifactError(
+                f"{len(tokens)} tokens after {self._length} do not fit the context of {self.max_context};"
+                " pass at least one token, and reset the cache before it is full"
+            )
+        feeds = {
+            "input_ids": onnxruntime.OrtValue.ortvalue_from_numpy(np.asarray([list(tokens)], np.int64)),
+            "attention_mask": onnxruntime.OrtValue.ortvalue_from_numpy(np.ones((1, total), np.int64)),
+            **self._cache,
+        }
+        logits, *present = self._session.run_with_ort_values(self._outputs, feeds)
+        self._cache = dict(zip(self._past_names, present, strict=True))
+        self._length = total
+        rows: NDArray[np.float32] = logits.numpy()[0]
+        return rows
+
+
+class OrtModuleRunner:
+    """Any other module in ONNX Runtime."""
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self._session = session
+        self._names = [x.name for x in session.get_inputs()]
+
+    def run(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Positional inputs -> outputs in traced order. Raises ArtifactError for the wrong number."""
+        if len(inputs) != len(self._names):
+            raise ArtifactError(
+                f"{len(inputs)} inputs given, the model takes {len(self._names)}: {', '.join(self._names)}"
+            )
+        outputs: list[NDArray[Any]] = self._session.run(None, dict(zip(self._names, inputs, strict=True)))
+        return outputs
+
+
+def open_text(folder: Path, activations: ActivationMode = "as-shipped") -> OrtTextRunner:
+    """Open a language model. Raises ArtifactError where it is missing or does not load."""
+    session = open_session(folder, activations)
+    return OrtTextRunner(session, _context(folder))
+
+
+def open_module(folder: Path, activations: ActivationMode = "as-shipped") -> OrtModuleRunner:
+    """Open any other model. Raises ArtifactError where it is missing or does not load."""
+    return OrtModuleRunner(open_session(folder, activations))
+
+
+def open_session(
+    folder: Path, activations: ActivationMode = "as-shipped", extra_outputs: Sequence[str] = ()
+) -> onnxruntime.InferenceSession:
+    """A session on folder/model.onnx, its weights memory mapped.
+
+    `float` sets every MatMulNBits' accuracy_level to 0; `extra_outputs` are values of the graph to
+    return besides its own outputs. Both change a copy of the small proto in memory, never the folder.
+    """
+    path = folder / MODEL
+    if not path.is_file():
+        raise ArtifactError(f"{path}: not found; export with the target onnxruntime first")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    model: str | bytes = str(path)
+    if activations == "float" or extra_outputs:
+        model = _edited(path, activations, extra_outputs)
+        # a model from memory has no folder of its own to look for its data in
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(folder.resolve())
+        )
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as problem:  # onnxruntime's exceptions share no base but Exception
+        raise ArtifactError(f"{path}: ONNX Runtime does not load it: {problem}") from problem
+
+
+def layer_outputs(
+    folder: Path, names: Sequence[str], tokens: Sequence[int]
+) -> dict[str, NDArray[np.float32]]:
+    """Outputs (len(tokens), out) of the named MatMulNBits layers on one prompt, with float activations,
+    so that the first layer where the lowering error rises can be found.
+
+    Raises ArtifactError for a name that is no quantised layer of the file.
+    """
+    model = onnx.load(folder / MODEL, load_external_data=False)
+    values = {node.name: node.output[0] for node in model.graph.node if node.domain == "com.microsoft"}
+    unknown = [name for name in names if name not in values]
+    if unknown:
+        raise ArtifactError(f"{folder / MODEL}: no quantised layer is called {', '.join(unknown)}")
+    own = {x.name for x in model.graph.output}
+    session = open_session(folder, "float", [values[n] for n in names if values[n] not in own])
+    feeds: dict[str, NDArray[Any]] = {
+        "input_ids": np.asarray([list(tokens)], np.int64),
+        "attention_mask": np.ones((1, len(tokens)), np.int64),
+    }
+    for entry in session.get_inputs():
+        if entry.name.startswith(_PAST):
+            feeds[entry.name] = np.zeros((1, entry.shape[1], 0, entry.shape[3]), np.float32)
+    outputs = session.run([values[name] for name in names], feeds)
+    return {name: output[0] for name, output in zip(names, outputs, strict=True)}
+
+
+def _edited(path: Path, activations: ActivationMode, extra_outputs: Sequence[str]) -> bytes:
+    """The model's proto with float activations and more outputs; its weights stay where they are."""
+    model = onnx.load(path, load_external_data=False)
+    if activations == "float":
+        for node in model.graph.node:
+            for attribute in node.attribute:
+                if node.op_type == "MatMulNBits" and attribute.name == _ACCURACY:
+                    attribute.i = 0
+    for name in extra_outputs:
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    serialized: bytes = model.SerializeToString()
+    return serialized
+
+
+def _context(folder: Path) -> int:
+    """Context length from genai_config.json beside the model."""
+    import json
+
+    from exporter.backends.ort.genai import CONFIG
+
+    path = folder / CONFIG
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["model"]["context_length"])
+    except (OSError, ValueError, KeyError) as problem:
+        raise ArtifactError(f"{path}: no context length can be read ({problem})") from problem

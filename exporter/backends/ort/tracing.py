@@ -1,0 +1,210 @@
+"""A skeleton's module -> torch.export program with the inputs and outputs that runtimes expect."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from exporter.backends.ort import attention
+from exporter.backends.ort.modules import layer_factory
+from exporter.errors import QexportError, TraceError
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+    from exporter.models.skeleton import Skeleton
+
+# Marks the position ids in the traced graph, so that what is computed from them alone (rotary
+# tables) can be found; fusions.py takes the marker out again.
+POSITIONS = "qexport::Positions"
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A program and the names of its inputs and outputs."""
+
+    program: ExportedProgram
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    dimensions: dict[str, tuple[str | int, ...]]  # symbolic shapes by input or output name
+    context: int | None  # tokens that a language model can see
+
+
+class TextModel(torch.nn.Module):
+    """A causal language model with its KV cache as inputs and outputs.
+
+    Left padding: GroupQueryAttention wants each row's valid tokens first. Row b of input_ids is
+    rotated left by its leading padding, the cache then holds valid tokens only, positions count from
+    there, and the hidden states are rotated back before the output layer. Positions come from the
+    mask, never from the cache's shape, so a runtime may pass a buffer of the full length.
+    """
+
+    def __init__(self, net: torch.nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,  # (batch, new)
+        attention_mask: torch.Tensor,  # (batch, total): 1 valid, 0 padding
+        past_key_values: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+        """Logits (batch, new, vocabulary) and the cache with the new tokens."""
+        batch, new = input_ids.shape
+        total = attention_mask.shape[1]
+        of_new = attention_mask[:, total - new :]
+        padding = of_new.argmax(dim=1, keepdim=True)  # (batch, 1): index of the first valid token
+        steps = torch.arange(new)
+        # torch.onnx cannot take a remainder by a symbolic size; both indices are off by one turn at most
+        source = steps + padding  # (batch, new)
+        source = torch.where(source >= new, source - new, source)
+        valid = attention_mask.sum(1)
+        positions = (valid - of_new.sum(1))[:, None] + steps
+        positions = torch.onnx.ops.symbolic(
+            POSITIONS, (positions,), dtype=positions.dtype, shape=positions.shape, version=1
+        )
+        back = steps - padding
+        back = torch.where(back < 0, back + new, back) + torch.arange(batch)[:, None] * new
+        cache = attention.KVCache(
+            past=list(past_key_values),
+            seqlens=(valid - 1).to(torch.int32),
+            total=torch.scalar_tensor(total, dtype=torch.int32),
+        )
+
+        def rotate_back(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+            hidden, *rest = args  # (batch, new, hidden)
+            rows = hidden.reshape(batch * new, hidden.shape[2]).index_select(0, back.reshape(batch * new))
+            return (rows.reshape(batch, new, hidden.shape[2]), *rest)
+
+        head: torch.nn.Module = self.net.get_output_embeddings()  # type: ignore[operator]
+        hook = head.register_forward_pre_hook(rotate_back)
+        try:
+            with attention.kv_cache(cache):
+                logits = self.net(
+                    input_ids=input_ids.gather(1, source),
+                    position_ids=positions,
+                    attention_mask=None,
+                    use_cache=False,
+                ).logits
+        finally:
+            hook.remove()
+        missing = [layer for layer in range(len(past_key_values)) if layer not in cache.present]
+        if missing:
+            raise TraceError(
+                f"layers {missing} do not attend through transformers' attention interface, so they have"
+                " no KV cache that ONNX Runtime could hold"
+            )
+        return logits, [cache.present[layer] for layer in range(len(past_key_values))]
+
+
+def trace_text(skeleton: Skeleton) -> Traced:
+    """Trace a language model. Raises TraceError or LoweringError."""
+    net = skeleton.build(layer_factory(), attention.register())
+    if net.get_output_embeddings() is None:  # type: ignore[operator]
+        raise TraceError(f"{type(net).__name__} has no output embeddings: it is not a causal language model")
+    text = skeleton.config.get_text_config()
+    layers, heads, size = text.num_hidden_layers, _kv_heads(text), head_size(text)
+    batch, new, past = 2, 5, 7  # any sizes above 1: torch.export specialises 0 and 1
+    kv = [
+        (torch.zeros(batch, heads, past, size), torch.zeros(batch, heads, past, size)) for _ in range(layers)
+    ]
+    inputs = {
+        "input_ids": torch.zeros(batch, new, dtype=torch.long),
+        "attention_mask": torch.ones(batch, past + new, dtype=torch.long),
+        "past_key_values": kv,
+    }
+    dynamic = torch.export.Dim.DYNAMIC
+    shapes = {
+        "input_ids": {0: dynamic, 1: dynamic},
+        "attention_mask": {0: dynamic, 1: dynamic},
+        "past_key_values": [({0: dynamic, 2: dynamic}, {0: dynamic, 2: dynamic})] * layers,
+    }
+    program = _export(TextModel(net), (), inputs, shapes)
+    pairs = [f"{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
+    past_names = [f"past_key_values.{pair}" for pair in pairs]
+    present_names = [f"present.{pair}" for pair in pairs]
+    dimensions: dict[str, tuple[str | int, ...]] = {
+        "input_ids": ("batch_size", "sequence_length"),
+        "attention_mask": ("batch_size", "total_sequence_length"),
+        "logits": ("batch_size", "sequence_length", text.vocab_size),
+    }
+    dimensions |= dict.fromkeys(past_names, ("batch_size", heads, "past_sequence_length", size))
+    dimensions |= dict.fromkeys(present_names, ("batch_size", heads, "total_sequence_length", size))
+    return Traced(
+        program,
+        ("input_ids", "attention_mask", *past_names),
+        ("logits", *present_names),
+        dimensions,
+        int(text.max_position_embeddings),
+    )
+
+
+def trace_module(skeleton: Skeleton) -> Traced:
+    """Trace any other module; inputs are named as forward's parameters. Raises TraceError."""
+    net = skeleton.build(layer_factory())
+    parameters = list(inspect.signature(net.forward).parameters)
+    program = _export(_Named(net), tuple(skeleton.example_inputs), {}, _wrap_shapes(skeleton.dynamic_shapes))
+    names = [
+        parameters[i] if i < len(parameters) else f"input_{i}" for i in range(len(skeleton.example_inputs))
+    ]
+    flat = len(program.graph_signature.user_outputs)
+    outputs = ("output",) if flat == 1 else tuple(f"output_{i}" for i in range(flat))
+    return Traced(program, tuple(names), outputs, {}, None)
+
+
+class _Named(torch.nn.Module):
+    """Gives a module's parameters the same prefix as TextModel does."""
+
+    def __init__(self, net: torch.nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, *args: Any) -> Any:
+        return self.net(*args)
+
+
+def _wrap_shapes(shapes: Any) -> Any:
+    """dynamic_shapes of forward(a, b) -> those of forward(*args)."""
+    if shapes is None:
+        return None
+    values = tuple(shapes.values()) if isinstance(shapes, dict) else tuple(shapes)
+    return (values,)
+
+
+def _export(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any
+) -> ExportedProgram:
+    """torch.export with its many kinds of failure turned into one."""
+    try:
+        with torch.no_grad():
+            return torch.export.export(
+                module.eval(),
+                args,
+                kwargs,
+                dynamic_shapes=shapes,
+                strict=False,
+                prefer_deferred_runtime_asserts_over_guards=True,
+            )
+    except QexportError:
+        raise
+    except Exception as problem:  # torch.export raises whatever the model's own code raises
+        first = str(problem).strip().splitlines() or [type(problem).__name__]
+        raise TraceError(
+            f"torch.export refused the model: {first[0]} (--debug shows where); its forward must not"
+            " depend on the values of its inputs"
+        ) from problem
+
+
+def head_size(config: Any) -> int:
+    """Size of one attention head, from a transformers configuration."""
+    size = getattr(config, "head_dim", None)
+    return int(size) if size else int(config.hidden_size // config.num_attention_heads)
+
+
+def _kv_heads(config: Any) -> int:
+    """Heads of keys and values, from a transformers configuration."""
+    return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)

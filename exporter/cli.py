@@ -1,0 +1,230 @@
+"""The command line: options, messages, exit codes. Heavy imports wait until a command needs them.
+
+Exit codes: 0 good, 1 a gate failed (parity), 2 usage, recipe, source or artifact error.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from exporter import __version__
+from exporter.errors import QexportError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from exporter.recipe import Recipe
+
+_PATH = click.Path(path_type=Path)
+_recipe_option = click.option("--recipe", "-r", type=_PATH, metavar="R", help="The recipe, a YAML file.")
+_model_option = click.option("--model", "-m", metavar="M", help="A model source in place of the recipe's.")
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@_recipe_option
+@_model_option
+@click.option("--out", "-o", type=_PATH, metavar="DIR", help="Where the files go. [default: out/RECIPE-NAME]")
+@click.option("--force", is_flag=True, help="Replace a folder that qexport wrote before.")
+@click.option("--dry-run", is_flag=True, help="Stop after the plan.")
+@click.option("--debug", is_flag=True, help="Show tracebacks and the libraries' own messages.")
+@click.version_option(__version__, prog_name="qexport")
+@click.pass_context
+def cli(
+    context: click.Context,
+    recipe: Path | None,
+    model: str | None,
+    out: Path | None,
+    force: bool,
+    dry_run: bool,
+    debug: bool,
+) -> None:
+    """One recipe, one set of integers, two mobile runtimes, parity proven on this host.
+
+    \b
+    qexport --recipe recipes/mixed_int4.yaml          do the whole job
+    qexport plan --recipe recipes/mixed_int4.yaml     what would be done to each layer
+    qexport inspect out/mixed_int4                    what the written files really hold
+    """
+    if not debug:
+        from exporter.quiet import hush
+
+        hush()
+    if context.invoked_subcommand is not None:
+        if recipe is not None:
+            raise click.UsageError(
+                f"--recipe goes after the command: qexport {context.invoked_subcommand} --recipe R"
+            )
+        return
+    if recipe is None:
+        click.echo(context.get_help())
+        context.exit(0 if len(sys.argv) == 1 else 2)
+    if dry_run:
+        _print_plan(_load(recipe, model), as_json=False, unfold=False)
+        return
+    _run_job(_load(recipe, model), out, force)
+
+
+@cli.command()
+@_recipe_option
+@_model_option
+@click.option("--all", "unfold", is_flag=True, help="A row for every layer, like ones not folded.")
+@_json_option
+def plan(recipe: Path | None, model: str | None, unfold: bool, as_json: bool) -> None:
+    """What becomes of each layer, and the size of the files. Loads no weights."""
+    _print_plan(_load(_required(recipe, "plan"), model), as_json, unfold)
+
+
+@cli.command()
+@click.argument("artifact", type=_PATH)
+@_json_option
+def inspect(artifact: Path, as_json: bool) -> None:
+    """Read the integers back from ARTIFACT: a folder that qexport wrote, an .onnx or a .pte file."""
+    from exporter.inspecting import inspect_artifact, render_inspection
+
+    found = inspect_artifact(artifact)
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+    else:
+        _console(stderr=False).print(render_inspection(found))
+
+
+@cli.command()
+@click.argument("artifact", type=_PATH)
+@_recipe_option
+@_model_option
+@click.option("--layers", is_flag=True, help="Show the error of every layer.")
+@_json_option
+def verify(artifact: Path, recipe: Path | None, model: str | None, layers: bool, as_json: bool) -> None:
+    """Run the parity ladder again over ARTIFACT, with the integers that its files hold.
+
+    The recipe is the one in the artifact's manifest unless --recipe names another.
+    """
+    from exporter.errors import GateFailed
+    from exporter.pipeline import verify_artifact
+    from exporter.progress import Stages
+    from exporter.summary import render_parity
+
+    parity = verify_artifact(artifact, _load(recipe, model) if recipe else None, model, Stages(_console()))
+    if as_json:
+        click.echo(json.dumps(parity.to_json(), indent=1))
+    else:
+        _console(stderr=False).print(render_parity(parity.to_json(), layers))
+    if not parity.passed:
+        raise GateFailed("parity failed:\n" + "\n".join(f"  - {sentence}" for sentence in parity.failures))
+
+
+@cli.command()
+def schema() -> None:
+    """Print the recipe format's JSON Schema, for editors."""
+    from exporter.recipe import recipe_json_schema
+
+    click.echo(json.dumps(recipe_json_schema(), indent=2))
+
+
+def main() -> None:
+    """Entry point: the one place that catches. A message for a person, never a traceback without --debug."""
+    signal.signal(signal.SIGTERM, _interrupt)  # so that drafts are removed as after Ctrl-C
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = "--debug" in sys.argv  # wherever it stands: people add it at the end of a line that failed
+    if debug:
+        arguments.insert(0, "--debug")
+    sys.exit(_exit_code(lambda: cli.main(arguments, "qexport", standalone_mode=False), catch=not debug))
+
+
+def _exit_code(command: Callable[[], Any], catch: bool) -> int:
+    try:
+        result = command()
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as problem:
+        problem.show()
+        return problem.exit_code
+    except QexportError as problem:
+        if not catch:
+            raise
+        click.echo(f"{click.style('error:', fg='red')} {problem}", err=True)
+        return problem.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted: nothing was written", err=True)
+        return 2
+    except BrokenPipeError:
+        sys.stdout = None  # the reader has gone; nothing is left to tell it
+        return 0
+    except MemoryError:
+        if not catch:
+            raise
+        return _say("out of memory: close other programs, or use a machine with more; nothing was written")
+    except OSError as problem:
+        if not catch:
+            raise
+        place = f"{problem.filename}: " if problem.filename else ""
+        return _say(f"{place}{problem.strerror or problem}; nothing was written")
+    except Exception as problem:
+        if not catch:
+            raise
+        reason = str(problem).strip().splitlines()[0] if str(problem).strip() else "no message"
+        return _say(
+            f"this should not have happened ({type(problem).__name__}: {reason}); nothing was written. "
+            "Run again with --debug and report what it prints"
+        )
+
+
+def _say(message: str) -> int:
+    click.echo(f"{click.style('error:', fg='red')} {message}", err=True)
+    return 2
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _required(recipe: Path | None, command: str) -> Path:
+    if recipe is None:
+        raise click.UsageError(f"name a recipe: qexport {command} --recipe recipes/mixed_int4.yaml")
+    return recipe
+
+
+def _load(recipe: Path, model: str | None) -> Recipe:
+    from exporter.recipe import load_recipe
+
+    loaded = load_recipe(recipe)
+    return replace(loaded, model=replace(loaded.model, source=model)) if model else loaded
+
+
+def _print_plan(recipe: Recipe, as_json: bool, unfold: bool) -> None:
+    from exporter.pipeline import plan_recipe
+    from exporter.views import print_plan
+
+    _, planned = plan_recipe(recipe)
+    if as_json:
+        click.echo(json.dumps(planned.to_json(), indent=1))
+    else:
+        print_plan(planned, _console(stderr=False), unfold)
+
+
+def _run_job(recipe: Recipe, out: Path | None, force: bool) -> None:
+    from exporter.pipeline import run
+    from exporter.progress import Stages
+    from exporter.summary import render_result
+
+    console = _console()
+    result = run(recipe, out or Path("out") / recipe.name, force, Stages(console))
+    if result.reused:
+        console.print("everything is already there and right, byte for byte: nothing was done")
+    _console(stderr=False).print(render_result(result.data, result.folder))
+
+
+def _console(stderr: bool = True) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)

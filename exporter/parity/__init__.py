@@ -1,0 +1,37 @@
+"""Parity between a float model, its dequantised form and the runtimes that carry it."""
+
+from exporter.parity.ladder import (
+    RISE_DB,
+    Continuation,
+    GreedySample,
+    LayerError,
+    Limits,
+    ParityReport,
+    Rise,
+    Rung,
+    RungActivations,
+    RungKind,
+    failures,
+    find_rise,
+    first_rise,
+)
+from exporter.parity.metrics import ComparisonResult, LogitComparison, invalid_logits
+
+__all__ = [
+    "RISE_DB",
+    "ComparisonResult",
+    "Continuation",
+    "GreedySample",
+    "LayerError",
+    "Limits",
+    "LogitComparison",
+    "ParityReport",
+    "Rise",
+    "Rung",
+    "RungActivations",
+    "RungKind",
+    "failures",
+    "find_rise",
+    "first_rise",
+    "invalid_logits",
+]

@@ -1,0 +1,217 @@
+"""The job, as verbs: plan, quantise, lower, verify, report. Every stage reads what the one before wrote."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from exporter import __version__
+from exporter.artifacts import (
+    MANIFEST,
+    check_target,
+    describe_files,
+    is_intact,
+    read_manifest,
+    whole_folder,
+    write_json,
+    write_manifest,
+)
+from exporter.backends import get_backend
+from exporter.backends.base import unpacked
+from exporter.errors import ArtifactError, GateFailed
+from exporter.models.loading import Model, open_model
+from exporter.models.sources import file_sha256
+from exporter.parity import ParityReport
+from exporter.planning import QuantPlan, make_plan
+from exporter.progress import Stages
+from exporter.quantizing import QuantizedStore, quantize_layers
+from exporter.recipe import Recipe, parse_recipe
+from exporter.report import write_report
+from exporter.verify import Verified, verify_model
+
+_VERSIONS = (
+    "torch",
+    "transformers",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-genai",
+    "onnxscript",
+    "executorch",
+    "torchao",
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the job made."""
+
+    folder: Path
+    data: dict[str, Any]  # what the report and the summary show
+    reused: bool
+
+
+def plan_recipe(recipe: Recipe) -> tuple[Model, QuantPlan]:
+    """The model, not loaded, and what will become of each layer."""
+    model = open_model(recipe.model.source, recipe.model.task, recipe.path.parent)
+    backends = {target.backend: get_backend(target.backend) for target in recipe.targets}
+    return model, make_plan(recipe, model.layers(), backends)
+
+
+def run(recipe: Recipe, out: Path, force: bool, stages: Stages) -> Result:
+    """Export a recipe to `out`, whole or not at all.
+
+    Raises GateFailed when parity is missed: the files are then kept beside, in `OUT.failed`.
+    """
+    with stages.stage("plan"):
+        model, plan = plan_recipe(recipe)
+        job = _job_hash(recipe, plan, model)
+        if _is_done(out, job):
+            return Result(out, read_manifest(out)["summary"], reused=True)
+        check_target(out, _room_needed(plan), force)
+    with whole_folder(out) as draft:
+        data = _export(recipe, model, plan, draft, stages)
+        write_manifest(draft, {"job": job, "summary": data, "qexport": __version__})
+        if not data["parity"]["passed"]:
+            failed = out.with_name(out.name + ".failed")
+            _keep_failed(draft, failed)
+            raise GateFailed(_verdict(data["parity"], failed))
+    return Result(out, data, reused=False)
+
+
+def verify_artifact(folder: Path, recipe: Recipe | None, source: str | None, stages: Stages) -> ParityReport:
+    """The ladder again over a folder that run() wrote, with the integers that its files hold.
+
+    Without a recipe, the manifest's own is taken; its relative paths then count from the working folder.
+    """
+    manifest = read_manifest(folder)
+    recipe = recipe or parse_recipe(manifest["summary"]["recipe"]["text"].encode(), Path("recipe.yaml"))
+    if source:
+        recipe = replace(recipe, model=replace(recipe.model, source=source))
+    with stages.stage("read back"):
+        model, plan = plan_recipe(recipe)
+        backend = get_backend(recipe.targets[0].backend)
+        packed = backend.read_back(folder / backend.folder)
+        schemes = {layer.name: layer.scheme for layer in plan.layers}
+        wrong = [name for name, scheme in schemes.items() if not scheme.is_float and name not in packed]
+        if wrong:
+            raise ArtifactError(f"{folder}: holds no quantised layer {wrong[0]}, which the recipe asks for")
+        skeleton = model.skeleton(schemes, lambda name: unpacked(packed[name], schemes[name]))
+    with stages.stage("verify") as progress:
+        return verify_model(model, skeleton, folder, recipe, progress).parity
+
+
+def _export(recipe: Recipe, model: Model, plan: QuantPlan, draft: Path, stages: Stages) -> dict[str, Any]:
+    """Quantise, lower, verify and report into the draft folder."""
+    schemes = {layer.name: layer.scheme for layer in plan.layers}
+    write_json(draft / "plan.json", plan.to_json())
+    with tempfile.TemporaryDirectory(prefix=".integers-", dir=draft.parent) as work:
+        store = QuantizedStore(Path(work))
+        with stages.stage("quantise") as progress:
+            layers = model.layers().layers
+            quantize_layers(model, [(layer, schemes[layer.name]) for layer in layers], store, progress)
+        skeleton = model.skeleton(schemes, store.load)
+        facts: dict[str, Mapping[str, object]] = {}
+        for target in recipe.targets:
+            backend = get_backend(target.backend)
+            with stages.stage(f"lower to {backend.name}") as progress:
+                folder = draft / backend.folder
+                folder.mkdir()
+                facts[backend.name] = backend.lower(skeleton, target, folder, progress)
+        with stages.stage("verify") as progress:
+            verified = verify_model(model, skeleton, draft, recipe, progress)
+    with stages.stage("report"):
+        (draft / "golden").mkdir()
+        write_json(draft / "golden" / "vectors.json", verified.golden)
+        data = _report_data(recipe, model, plan, verified, facts, draft)
+        write_report(draft / "report.html", data)
+    return data
+
+
+def _room_needed(plan: QuantPlan) -> int:
+    """Bytes: the files, the integers on their way (one byte a weight), and as much again for rewriting."""
+    return 2 * sum(forecast.total_bytes for forecast in plan.forecasts) + plan.parameters
+
+
+def _report_data(
+    recipe: Recipe,
+    model: Model,
+    plan: QuantPlan,
+    verified: Verified,
+    facts: Mapping[str, Mapping[str, object]],
+    draft: Path,
+) -> dict[str, Any]:
+    """Everything about the job as plain data: for the manifest, the report and the terminal."""
+    targets = {}
+    for forecast in plan.forecasts:
+        backend = get_backend(forecast.target.backend)
+        files = describe_files(draft / backend.folder)
+        targets[backend.name] = {
+            "folder": backend.folder,
+            "files": files,
+            "model_bytes": sum(int(str(f["bytes"])) for f in files if str(f["path"]).startswith("model.")),
+            "forecast_bytes": forecast.total_bytes,
+            **facts[backend.name],
+        }
+    return {
+        "recipe": {"name": recipe.name, "text": recipe.text, "sha256": recipe.sha256},
+        "model": {**model.identity(), "task": model.task, "description": plan.model},
+        "plan": plan.to_json(),
+        "parity": verified.parity.to_json(),
+        "notes": list(verified.notes),
+        "targets": targets,
+        "versions": _versions(),
+    }
+
+
+def _job_hash(recipe: Recipe, plan: QuantPlan, model: Model) -> str:
+    """Two jobs of one hash write the same files: same plan, gates, weights and tool versions."""
+    content = {
+        "plan": plan.to_json(),
+        "recipe": recipe.sha256,
+        "texts": [file_sha256(path) for path in recipe.parity.text],
+        "model": model.identity(),
+        "versions": _versions(),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    found = {"qexport": __version__}
+    for name in _VERSIONS:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _is_done(out: Path, job: str) -> bool:
+    """True when `out` holds exactly this job's files, every byte of them."""
+    try:
+        return bool(read_manifest(out)["job"] == job) and is_intact(out)
+    except ArtifactError:
+        return False
+
+
+def _keep_failed(draft: Path, failed: Path) -> None:
+    """Put the files of a failed job aside, so that nobody takes them for good and all can be looked at."""
+    if (failed / MANIFEST).is_file():
+        shutil.rmtree(failed)
+    if failed.exists():
+        raise ArtifactError(f"{failed}: is in the way of a failed job's files; move it")
+    shutil.copytree(draft, failed)
+
+
+def _verdict(parity: Mapping[str, Any], kept: Path) -> str:
+    """What was missed, where it begins, and where to look."""
+    lines = ["parity failed:", *(f"  - {sentence}" for sentence in parity["failures"])]
+    if parity["first_layer"]:
+        lines.append(f"  where it begins: {parity['first_layer']} ({parity['first_layer_reason']})")
+    lines.append(f"  the files are kept in {kept} to look at (report.html), not to ship")
+    return "\n".join(lines)

@@ -1,0 +1,389 @@
+"""The format of a recipe as tables of keys: what the reader checks and what the JSON Schema says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from exporter.errors import Place
+from exporter.layers import KINDS, Kind
+from exporter.recipe.document import (
+    MapNode,
+    Node,
+    Problems,
+    ScalarNode,
+    describe,
+    did_you_mean,
+)
+from exporter.recipe.fields import (
+    Boolean,
+    Choice,
+    Field,
+    Integer,
+    JsonSchema,
+    ListOf,
+    Located,
+    MapOf,
+    ModulePattern,
+    Number,
+    Record,
+    Tagged,
+    Text,
+    TextFile,
+    refuse,
+)
+from exporter.recipe.patterns import Pattern
+from exporter.recipe.types import (
+    ON_UNSUPPORTED,
+    TASKS,
+    Calibration,
+    Dimension,
+    LoweringGate,
+    ModelSource,
+    OnUnsupported,
+    Parity,
+    QuantisationGate,
+    Rule,
+    SchemeEntry,
+    Task,
+)
+from exporter.schemes import (
+    ACTIVATIONS,
+    FLOAT,
+    GRANULARITIES,
+    GROUP_SIZES,
+    METHODS,
+    WEIGHTS,
+    Activations,
+    Granularity,
+    Method,
+    QuantScheme,
+    Weights,
+)
+from exporter.targets import Target
+
+FORMAT = 1
+ABIS = ("arm64-v8a", "armeabi-v7a", "x86_64", "x86")
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_SCHEME_NAME = r"[A-Za-z][A-Za-z0-9_-]{0,31}"
+_WORD = r"[a-z0-9][a-z0-9_-]*"
+
+
+@dataclass(frozen=True)
+class SchemeDraft:
+    """A scheme before it has its name, which is the key it stands under."""
+
+    weights: Weights
+    group: int | Granularity
+    symmetric: bool
+    activations: Activations
+    method: Method
+    place: Place
+    group_place: Place
+
+    def named(self, name: str) -> SchemeEntry:
+        """The scheme under its name."""
+        scheme = QuantScheme(name, self.weights, self.group, self.symmetric, self.activations, self.method)
+        return SchemeEntry(scheme, self.place, self.group_place)
+
+
+@dataclass(frozen=True)
+class RuleDraft:
+    """A rule that names its scheme."""
+
+    place: Place
+    scheme: str
+    scheme_place: Place
+    match: Pattern | None
+    match_place: Place | None
+    kind: Kind | None
+    shape: tuple[Dimension, ...] | None
+    because: str | None
+
+    def resolved(self, index: int, schemes: dict[str, SchemeEntry]) -> Rule:
+        """The rule with the scheme that it names."""
+        scheme = FLOAT if self.scheme == FLOAT.name else schemes[self.scheme].scheme
+        return Rule(
+            index,
+            self.place,
+            scheme,
+            self.scheme_place,
+            self.match,
+            self.match_place,
+            self.kind,
+            self.shape,
+            self.because,
+        )
+
+
+@dataclass(frozen=True)
+class RecipeDraft:
+    """A recipe whose rules still name their schemes."""
+
+    name: str
+    model: ModelSource
+    schemes: dict[str, SchemeDraft]
+    rules: tuple[RuleDraft, ...]
+    rules_place: Place
+    targets: tuple[tuple[Target, Place], ...]
+    on_unsupported: OnUnsupported
+    calibration: Calibration | None
+    parity: Parity
+
+
+@dataclass(frozen=True)
+class _SchemeName:
+    """A name from `schemes`, or `float`. Without names (for the schema): any name."""
+
+    names: tuple[str, ...] | None
+
+    def read(self, node: Node, where: str, problems: Problems) -> str:
+        known = (*(self.names or ()), FLOAT.name)
+        value = node.value if isinstance(node, ScalarNode) else None
+        if isinstance(value, str) and value in known:
+            return value
+        shown = f"unknown scheme '{value}'" if isinstance(value, str) else f"{where} is {describe(node)}"
+        near = did_you_mean(value, known) if isinstance(value, str) else ""
+        raise refuse(problems, node.place, f"{shown}; allowed: {', '.join(known)}{near}")
+
+    def json_schema(self) -> JsonSchema:
+        return {"type": "string", "pattern": f"^{_SCHEME_NAME}$"}
+
+
+@dataclass(frozen=True)
+class _Dimension:
+    """One axis of a shape: its size, or "*" for any."""
+
+    def read(self, node: Node, where: str, problems: Problems) -> Dimension:
+        value = node.value if isinstance(node, ScalarNode) else None
+        if value == "*":
+            return "*"
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+        raise refuse(problems, node.place, f'{where} is {describe(node)}; expected a size or "*"')
+
+    def json_schema(self) -> JsonSchema:
+        return {"anyOf": [{"type": "integer", "minimum": 1}, {"const": "*"}]}
+
+
+def _scheme(
+    node: MapNode,
+    weights: Weights,
+    group: int | Granularity = "channel",
+    symmetric: bool = True,
+    activations: Activations = "float",
+    method: Method = "mse",
+) -> SchemeDraft:
+    QuantScheme("", weights, group, symmetric, activations, method)  # raises ValueError for a wrong mix
+    if weights == "float" and "group" in node.entries:
+        raise ValueError("float weights have no group")
+    group_entry = node.entries.get("group")
+    group_place = group_entry.node.place if group_entry else node.place
+    return SchemeDraft(weights, group, symmetric, activations, method, node.place, group_place)
+
+
+def _rule(
+    node: MapNode,
+    scheme: tuple[str, Place],
+    match: tuple[Pattern, Place] | None = None,
+    kind: Kind | None = None,
+    shape: tuple[Dimension, ...] | None = None,
+    because: str | None = None,
+) -> RuleDraft:
+    if match is None and kind is None and shape is None:
+        raise ValueError("a rule needs at least one of match, kind, shape")
+    pattern, pattern_place = match if match else (None, None)
+    return RuleDraft(node.place, scheme[0], scheme[1], pattern, pattern_place, kind, shape, because)
+
+
+def _recipe(
+    node: MapNode,
+    schema: int,
+    name: str,
+    model: ModelSource,
+    rules: tuple[tuple[RuleDraft, ...], Place],
+    targets: tuple[tuple[Target, Place], ...],
+    schemes: dict[str, SchemeDraft] | None = None,
+    on_unsupported: OnUnsupported = "error",
+    calibration: Calibration | None = None,
+    parity: Parity | None = None,
+) -> RecipeDraft:
+    del node, schema  # checked by its field
+    parity = parity or Parity()
+    return RecipeDraft(name, model, schemes or {}, *rules, targets, on_unsupported, calibration, parity)
+
+
+def _model(node: MapNode, source: tuple[str, Place], task: Task) -> ModelSource:
+    return ModelSource(source[0], task, source[1])
+
+
+def _each_backend_once(targets: list[tuple[Target, Place]], where: str, problems: Problems) -> None:
+    """A backend writes one folder, so two targets with one backend would overwrite each other."""
+    first: dict[str, int] = {}
+    for target, place in targets:
+        if target.backend in first:
+            text = f"backend '{target.backend}' again; it is first given in line {first[target.backend]}"
+            problems.append((place, f"{where}: {text}, and each backend writes one folder"))
+        first.setdefault(target.backend, place.line)
+
+
+def recipe_record(scheme_names: tuple[str, ...] | None) -> Record[RecipeDraft]:
+    """The whole format. `scheme_names` are those of the recipe at hand; None for the JSON Schema."""
+    scheme_name = "a name of at most 32 letters, digits, '_' and '-', a letter first"
+    schemes = MapOf(_SCHEME, _SCHEME_NAME, scheme_name, reserved=(FLOAT.name,))
+    rules = Located(ListOf(_rule_record(scheme_names)))
+    return Record(
+        _recipe,
+        {
+            "schema": Field(Choice((FORMAT,)), "version of the recipe format", required=True),
+            "name": Field(
+                Text(_NAME, "a name of letters, digits, '.', '_' and '-'"),
+                "names the output folder",
+                required=True,
+            ),
+            "model": Field(_MODEL, "which model, and what it does", required=True),
+            "schemes": Field(schemes, "ways to store a layer, under names of your choice"),
+            "rules": Field(
+                rules, "which layer takes which scheme; the first that fits decides", required=True
+            ),
+            "on_unsupported": Field(
+                Choice(ON_UNSUPPORTED),
+                "a layer that a target has no kernel for: stop, or keep it float on every target",
+                default="error",
+            ),
+            "calibration": Field(_CALIBRATION, "text that activations are observed on"),
+            "targets": Field(
+                ListOf(Located(_TARGET), check=_each_backend_once), "runtimes to write for", required=True
+            ),
+            "parity": Field(_PARITY, "limits that verify judges by; without one a figure is only reported"),
+        },
+    )
+
+
+def _rule_record(scheme_names: tuple[str, ...] | None) -> Record[RuleDraft]:
+    return Record(
+        _rule,
+        {
+            "match": Field(
+                Located(ModulePattern()),
+                "module paths: * within one segment, ** any number of segments, {a,b} or {0..9} choices",
+            ),
+            "kind": Field(Choice(KINDS), "layers of one kind"),
+            "shape": Field(
+                ListOf(_Dimension(), maximum=8), 'weights of one shape, (out, in) for linear; "*" is any size'
+            ),
+            "scheme": Field(
+                Located(_SchemeName(scheme_names)),
+                "a name from schemes, or float to keep the weights",
+                required=True,
+            ),
+            "because": Field(Text(), "the reason, for whoever reads the recipe or the report"),
+        },
+        {"anyOf": [{"required": ["match"]}, {"required": ["kind"]}, {"required": ["shape"]}]},
+    )
+
+
+_SCHEME = Record(
+    _scheme,
+    {
+        "weights": Field(Choice(WEIGHTS), "width of a stored weight", required=True),
+        "group": Field(
+            Choice((*GROUP_SIZES, *GRANULARITIES)),
+            "weights along the input axis that share a scale; channel: a whole output row",
+            default="channel",
+        ),
+        "symmetric": Field(Boolean(), "true: no zero points", default=True),
+        "activations": Field(
+            Choice(ACTIVATIONS), "dynamic-int8: the runtime quantises the layer's input too", default="float"
+        ),
+        "method": Field(
+            Choice(METHODS),
+            "how scales are found: mse searches for the least error, rtn covers the largest weight",
+            default="mse",
+        ),
+    },
+)
+
+_MODEL = Record(
+    _model,
+    {
+        "source": Field(
+            Located(Text(expected="a folder, hf:ORG/NAME@REV, package:DIST/FILE or python:module:function")),
+            "a Hugging Face folder, hf:ORG/NAME@REV, package:DIST/FILE or python:module:function",
+            required=True,
+        ),
+        "task": Field(
+            Choice(TASKS), "text-generation, or module for any other torch.nn.Module", required=True
+        ),
+    },
+)
+
+_CALIBRATION = Record(
+    lambda node, **values: Calibration(**values),
+    {
+        "text": Field(ListOf(TextFile()), "text files, relative to the recipe's folder", required=True),
+        "samples": Field(Integer(1, 100_000), "windows of text", default=128),
+        "seed": Field(Integer(0, 2**31 - 1), "which windows", default=0),
+    },
+)
+
+_COMMON_TARGET = {
+    "min_runtime": Field(
+        Text(r"[0-9]+\.[0-9]+(\.[0-9]+)?", 'a version such as "1.23"'),
+        "oldest runtime version that the phone may carry",
+    ),
+    "abi": Field(Choice(ABIS), "the phone's ABI", default="arm64-v8a"),
+}
+
+_TARGET = Tagged(
+    "backend",
+    {
+        "onnxruntime": Record(
+            lambda node, **values: Target(**values),
+            {
+                "backend": Field(Choice(("onnxruntime",)), "the runtime", required=True),
+                **_COMMON_TARGET,
+                "ep": Field(
+                    Text(_WORD, "an execution provider such as cpu"), "execution provider", default="cpu"
+                ),
+                "ort_format": Field(Boolean(), "also write model.ort", default=False),
+            },
+        ),
+        "executorch": Record(
+            lambda node, **values: Target(**values),
+            {
+                "backend": Field(Choice(("executorch",)), "the runtime", required=True),
+                **_COMMON_TARGET,
+                "delegate": Field(
+                    Text(_WORD, "a delegate such as xnnpack"), "what runs the operators", default="xnnpack"
+                ),
+                "max_context": Field(
+                    Integer(8, 1 << 20), "tokens that the KV cache inside the program holds", default=2048
+                ),
+            },
+        ),
+    },
+)
+
+_LOWERING = Record(
+    lambda node, **values: LoweringGate(**values),
+    {"max_rel": Field(Number(0, 1), "largest relative RMS error of the logits")},
+)
+
+_QUANTISATION = Record(
+    lambda node, **values: QuantisationGate(**values),
+    {
+        "max_kl": Field(Number(0, 100), "largest mean KL divergence, nats per token"),
+        "min_top1": Field(Number(0, 1), "smallest share of tokens with the same most likely next token"),
+        "max_ppl_ratio": Field(Number(1, 1000), "largest perplexity over the float model's"),
+    },
+)
+
+_PARITY = Record(
+    lambda node, **values: Parity(**values),
+    {
+        "lowering": Field(_LOWERING, "the runtime against the dequantised weights in PyTorch"),
+        "quantisation": Field(_QUANTISATION, "the dequantised weights against the float model"),
+        "text": Field(ListOf(TextFile()), "running text, relative to the recipe's folder"),
+        "prompts": Field(ListOf(Text()), "prompts to continue"),
+    },
+)

@@ -1,0 +1,130 @@
+"""What the terminal shows at the end: sizes, losses, where the files are, what to type next.
+
+Readable without colour and within 100 columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from exporter.parity import ParityReport, Rung, failures
+from exporter.planning import QuantPlan
+
+
+def render_result(data: Mapping[str, Any], folder: Path | None = None) -> RenderableType:
+    """The job's final table from the report's data; `folder` is where the files lie."""
+    plan, parity = QuantPlan.from_json(data["plan"]), ParityReport.from_json(data["parity"])
+    where = folder or Path("out") / data["recipe"]["name"]
+    table = _table()
+    for name, justify in (
+        ("target", "left"), ("MB before", "right"), ("MB after", "right"), ("KL, nats", "right"),
+        ("same top token", "right"), ("perplexity ratio (95 %)", "right"),
+    ):  # fmt: skip
+        table.add_column(name, justify=justify, no_wrap=name != "target")  # type: ignore[arg-type]  # literals
+    for name, target in data["targets"].items():
+        table.add_row(
+            name, f"{plan.float_megabytes:,.1f}", f"{_bytes(target) / 1e6:,.1f}", *_loss(parity.shipped(name))
+        )
+    files = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    files.add_column(no_wrap=True)
+    files.add_column(overflow="fold")
+    for name, target in data["targets"].items():
+        files.add_row(name, Text(str(where / target.get("folder", name))))
+    files.add_row("report", Text(str(where / "report.html")))
+    files.add_row("next", Text(data.get("next_command") or f"qexport inspect {where}", style="bold"))
+    return Group(table, _verdict(parity), files)
+
+
+def render_parity(parity: Mapping[str, Any], layers: bool = False) -> RenderableType:
+    """The ladder as a table, from ParityReport.to_json(); with `layers`, the error of each layer too."""
+    report = ParityReport.from_json(parity)
+    table = _table()
+    table.add_column("rung")
+    for name in ("positions", "max rel", "SQNR dB", "KL, nats", "same top", "ppl ratio", "limits"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for rung in report.rungs:
+        result = rung.result
+        table.add_row(
+            Text(rung.name),
+            f"{result.positions:,}",
+            _figure(result.max_rel, ".2e"),
+            _figure(result.sqnr_db, ".1f"),
+            _figure(result.kl_mean, ".2g" if result.kl_mean < 1e-3 else ".4f"),
+            _percent(result.same_top1),
+            _figure(result.ppl_ratio, ".4f"),
+            _judged(rung),
+        )
+    parts: list[RenderableType] = [table]
+    if layers:
+        parts.append(_layer_table(report))
+    return Group(*parts, _verdict(report))
+
+
+def _layer_table(report: ParityReport) -> Table:
+    table = _table()
+    table.add_column("layer")
+    for name in ("bits", "weight SQNR dB", "output SQNR dB", ""):
+        table.add_column(name, justify="right", no_wrap=True)
+    for layer in report.layers:
+        mark = "< rises here" if layer.name == report.first_layer else ""
+        weight, output = _figure(layer.weight_sqnr_db, ".1f"), _figure(layer.output_sqnr_db, ".1f")
+        table.add_row(Text(layer.name), str(layer.bits), weight, output, mark)
+    return table
+
+
+def _verdict(report: ParityReport) -> Text:
+    """PASSED or FAILED with every missed limit, in words first and colour second."""
+    text = Text(report.verdict, style="green" if report.passed else "red")
+    for sentence in report.failures[1:]:
+        text.append(f"\n- {sentence}")
+    if not report.passed and report.rise:
+        text.append(f"\nThe error rises at {report.rise.layer}: {report.rise.reason}.")
+    return text
+
+
+def _loss(rung: Rung | None) -> tuple[str, str, str]:
+    """KL, share of the same most likely token, perplexity ratio with its interval."""
+    if rung is None:
+        return "–", "–", "–"
+    result = rung.result
+    ratio = _figure(result.ppl_ratio, ".3f")
+    if result.ppl_ratio_ci is not None:
+        ratio += " ({} to {})".format(*(_figure(end, ".3f") for end in result.ppl_ratio_ci))
+    return _figure(result.kl_mean, ".4f"), _percent(result.same_top1), ratio
+
+
+def _judged(rung: Rung) -> str:
+    """Whether the rung held its limits; `none` where the recipe sets none for it."""
+    if failures(rung):
+        return "MISSED"
+    return "held" if any(getattr(rung.limits, gate) is not None for gate in rung.gates) else "none"
+
+
+def _bytes(target: Mapping[str, Any]) -> int:
+    """Bytes of the model's own files where the data says so, else of all files."""
+    for key in ("model_bytes", "total_bytes"):
+        if key in target:
+            return int(target[key])
+    return sum(int(file["bytes"]) for file in target["files"])
+
+
+def _figure(value: float | None, form: str) -> str:
+    if value is None or math.isnan(value):
+        return "–" if value is None else "no number"
+    return format(value, form)
+
+
+def _percent(share: float) -> str:
+    return "no number" if math.isnan(share) else f"{100 * share:.1f} %"
+
+
+def _table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))

@@ -1,0 +1,204 @@
+"""A tiny language model lowered to ExecuTorch: the KV cache, the file and what is read back from it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from ort_skeleton import MemorySkeleton
+
+from exporter.backends import get_backend
+from exporter.errors import ArtifactError, LoweringError
+from exporter.models.reference import dequantized_model
+from exporter.numerics import canonical_granularity
+from exporter.schemes import QuantScheme
+from exporter.targets import Target
+
+BACKEND = get_backend("executorch")
+TARGET = Target("executorch", max_context=64)
+W4 = QuantScheme("w4", "int4", 32, activations="dynamic-int8")
+W8 = QuantScheme("w8", "int8", "channel", activations="dynamic-int8")
+W8_FLOAT = QuantScheme("w8f", "int8", "channel")
+TOKENS = [3, 141, 59, 26, 53, 58, 97, 93]
+
+
+def mixed(name: str) -> QuantScheme:
+    return W8 if "down_proj" in name or "layers.0" in name else W4
+
+
+def skeleton_of(folder, scheme_of) -> MemorySkeleton:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return MemorySkeleton(model, scheme_of, tokenizer_folder=folder)
+
+
+def lower(skeleton, folder, target=TARGET):
+    return BACKEND.lower(skeleton, target, folder, lambda what, share: None)
+
+
+@pytest.fixture(scope="module")
+def skeleton(tiny_checkpoint):
+    return skeleton_of(tiny_checkpoint, mixed)
+
+
+@pytest.fixture(scope="module")
+def folder(skeleton, tmp_path_factory):
+    path = tmp_path_factory.mktemp("executorch")
+    lower(skeleton, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def unrounded(tiny_checkpoint, tmp_path_factory):
+    """The same graph with activations left float: what remains is the order of summation."""
+    skeleton, path = skeleton_of(tiny_checkpoint, lambda name: W8_FLOAT), tmp_path_factory.mktemp("float")
+    lower(skeleton, path)
+    return skeleton, path
+
+
+def logits_of(model: torch.nn.Module) -> np.ndarray:
+    with torch.no_grad():
+        return model(torch.tensor([TOKENS])).logits[0].numpy()
+
+
+def test_graph_computes_what_pytorch_computes(unrounded):
+    skeleton, path = unrounded
+    expected = logits_of(dequantized_model(skeleton, quantize_activations=False))
+    runner = BACKEND.open_text(path, "float")
+    scale = np.abs(expected).max()
+    # float32 in another order through 2 layers of sums over at most 128 products: 4 * 128 roundings of
+    # 2^-24 each is 3e-5 of the largest; sigmoid, rsqrt, sin and cos of XNNPACK add a few units each.
+    step_by_step = np.concatenate([runner.forward([token]) for token in TOKENS])
+    assert np.abs(step_by_step - expected).max() <= 5e-5 * scale
+    runner.reset()
+    assert np.abs(runner.forward(TOKENS) - expected[-1:]).max() <= 5e-5 * scale
+    runner.reset()
+    runner.forward(TOKENS[:3])
+    assert np.abs(runner.forward(TOKENS[3:]) - expected[-1:]).max() <= 5e-5 * scale
+
+
+def test_rounded_activations_are_those_of_the_reference(skeleton, folder):
+    expected = logits_of(dequantized_model(skeleton, quantize_activations=True))
+    unrounded = logits_of(dequantized_model(skeleton, quantize_activations=False))
+    runner = BACKEND.open_text(folder)
+    found = np.concatenate([runner.forward([token]) for token in TOKENS])
+    # A last-bit difference can turn the rounding of one activation; that costs one step of 1/255 of its
+    # token's range. The whole of the rounding noise, by contrast, is what separates `unrounded`.
+    noise = np.sqrt(np.mean((expected - unrounded) ** 2))
+    assert np.sqrt(np.mean((found - expected) ** 2)) <= noise
+
+
+def test_every_integer_is_in_the_file(skeleton, folder):
+    found = BACKEND.read_back(folder)
+    assert set(found) == set(skeleton.layers)
+    for name, planned in skeleton.layers.items():
+        quantized = planned.load()
+        scales, _, group = canonical_granularity(quantized.row_scales(), None, quantized.values.shape[1])
+        np.testing.assert_array_equal(found[name].values, quantized.values, err_msg=name)
+        np.testing.assert_array_equal(found[name].scales, scales, err_msg=name)
+        assert (found[name].bits, found[name].group) == (planned.scheme.bits, group), name
+        assert found[name].bytes == BACKEND.layer_bytes(planned.info, planned.scheme, TARGET), name
+
+
+@pytest.mark.parametrize("scheme", [W4, W8], ids=QuantScheme.describe)
+def test_a_tied_table_is_stored_once(scheme, tiny_checkpoint, tmp_path):
+    skeleton = skeleton_of(tiny_checkpoint, lambda name: scheme)
+    lower(skeleton, tmp_path)
+    planned = skeleton.layers["lm_head"]
+    assert planned.info.tied_to == "model.embed_tokens"
+    found = BACKEND.read_back(tmp_path)
+    np.testing.assert_array_equal(found["lm_head"].values, found["model.embed_tokens"].values)
+    groups = planned.info.shape[1] // 32
+    bf16_scales = planned.info.shape[0] * groups * 2 if scheme is W4 else 0
+    assert found["lm_head"].bytes == bf16_scales
+    data = (tmp_path / "model.pte").read_bytes()
+    table = planned.load().values
+    if scheme is W8:
+        assert data.count(table.tobytes()) == 1
+    runner = BACKEND.open_text(tmp_path)
+    expected = logits_of(dequantized_model(skeleton, quantize_activations=True))
+    unrounded = logits_of(dequantized_model(skeleton, quantize_activations=False))
+    noise = np.sqrt(np.mean((expected - unrounded) ** 2))
+    assert np.sqrt(np.mean((runner.forward(TOKENS) - expected[-1:]) ** 2)) <= noise
+
+
+def test_same_input_gives_the_same_bytes(skeleton, folder, tmp_path):
+    lower(skeleton, tmp_path)
+    assert (tmp_path / "model.pte").read_bytes() == (folder / "model.pte").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in folder.iterdir())
+
+
+def test_executorchs_own_runner_loads_the_folder(folder):
+    import executorch.extension.llm.custom_ops.custom_ops
+    import executorch.kernels.quantized  # noqa: F401
+    from executorch.extension.llm.runner import GenerationConfig, TextLLMRunner
+
+    prompt, stats = "hello", []
+    runner = TextLLMRunner(str(folder / "model.pte"), str(folder / "tokenizer.json"))
+    # No token callback: a random model's bytes are not UTF-8, which the binding insists on.
+    runner.generate(prompt, GenerationConfig(max_new_tokens=8, temperature=0.0), stats_callback=stats.append)
+    assert stats[0].num_prompt_tokens == len(prompt)  # a byte a token
+    assert 1 <= stats[0].num_generated_tokens <= 8
+
+
+def test_tokens_beyond_the_cache_are_refused(folder):
+    runner = BACKEND.open_text(folder)
+    runner.forward([1] * 60)
+    with pytest.raises(ArtifactError) as caught:
+        runner.forward([1] * 5)
+    assert str(caught.value) == (
+        f"{folder / 'model.pte'}: 5 tokens at position 60 do not fit; the program holds 1 to 64 tokens, set the "
+        "target's max_context higher"
+    )
+
+
+def test_float_activations_are_refused_where_xnnpack_rounds_them(folder):
+    with pytest.raises(ArtifactError) as caught:
+        BACKEND.open_text(folder, "float")
+    assert str(caught.value) == (
+        f"{folder / 'model.pte'}: XNNPACK quantises the activations of dynamic-int8 layers whenever it runs; "
+        "open it as shipped"
+    )
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ArtifactError) as caught:
+        BACKEND.open_text(tmp_path)
+    assert str(caught.value) == f"{tmp_path / 'model.pte'}: is missing; run the recipe again"
+
+
+def test_a_changed_weight_is_noticed(folder, skeleton, tmp_path):
+    data = bytearray((folder / "model.pte").read_bytes())
+    values = skeleton.layers["model.layers.0.mlp.down_proj"].load().values.tobytes()
+    data[data.index(values)] ^= 1
+    (tmp_path / "model.pte").write_bytes(data)
+    with pytest.raises(ArtifactError) as caught:
+        BACKEND.read_back(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path / 'model.pte'}: the bytes of model.layers.0.mlp.down_proj.weight are not those that were "
+        "written; run the recipe again"
+    )
+
+
+@pytest.mark.parametrize("size", [0, 100, 20_000])
+def test_a_truncated_file_is_no_program(folder, tmp_path, size):
+    (tmp_path / "model.pte").write_bytes((folder / "model.pte").read_bytes()[:size])
+    with pytest.raises(ArtifactError, match="is no whole ExecuTorch program"):
+        BACKEND.read_back(tmp_path)
+
+
+def test_a_sliding_window_shorter_than_the_cache_is_refused(tmp_path):
+    from transformers import MistralConfig, MistralForCausalLM
+
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 128}
+    config = MistralConfig(num_attention_heads=4, num_key_value_heads=2, sliding_window=32, **sizes)
+    skeleton = MemorySkeleton(MistralForCausalLM(config), lambda name: W8)
+    with pytest.raises(LoweringError) as caught:
+        lower(skeleton, tmp_path)
+    assert str(caught.value) == (
+        "attention of layer 0: a sliding window of 32 tokens is shorter than max_context 64, and ExecuTorch's "
+        "custom_sdpa has no window; set the target's max_context to 32 or less"
+    )
+    lower(skeleton, tmp_path, Target("executorch", max_context=32))
+    assert BACKEND.open_text(tmp_path).forward([1, 2, 3]).shape == (1, 128)
