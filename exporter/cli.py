@@ -6,6 +6,7 @@ Exit codes: 0 good, 1 a gate failed (parity), 2 usage, recipe, source or artifac
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -227,4 +228,7 @@ def _run_job(recipe: Recipe, out: Path | None, force: bool) -> None:
 def _console(stderr: bool = True) -> Console:
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False)
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 120  # a log or a pipe has no width of its own; tables need about a hundred
+    return console

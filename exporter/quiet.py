@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-_LOUD = ("torchao", "torch", "transformers", "torch.onnx", "onnxscript", "executorch", "root", "flatbuffers")
+_hushed = False
 
 
 def hush() -> None:
@@ -19,5 +23,28 @@ def hush() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore")
-    for name in _LOUD:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.disable(logging.WARNING)
+    global _hushed
+    _hushed = True
+
+
+@contextmanager
+def native_stderr_held() -> Iterator[None]:
+    """Hold back what native libraries write to stderr; it is shown after all when the block fails."""
+    if not _hushed:
+        yield
+        return
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        saved = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(saved, 2)
+            held.seek(0)
+            os.write(2, held.read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)

@@ -42,9 +42,9 @@ def _layer_table(plan: QuantPlan, unfold: bool) -> Table:
         box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left", title_style=""
     )
     table.title = f"[bold]{escape(plan.recipe)}[/]  {escape(plan.model)}"
-    table.add_column("layer", no_wrap=True)
+    table.add_column("layer", overflow="fold")
     table.add_column("shape", justify="right", no_wrap=True)
-    table.add_column("rule (line)", no_wrap=True)
+    table.add_column("rule (line)", overflow="fold")
     table.add_column("scheme", no_wrap=True)
     for forecast in plan.forecasts:
         name = target_label(forecast.target).replace("/", "\n")
@@ -56,7 +56,7 @@ def _layer_table(plan: QuantPlan, unfold: bool) -> Table:
         table.add_row(
             escape(row.name) + count + tied,
             "x".join(map(str, first.shape)),
-            escape(_broken(f"{first.rule.text} ({first.rule.line})", 17)),
+            escape(_broken(f"{first.rule.text} ({first.rule.line})", 18)),
             _scheme(first),
             *(
                 f"{sum(layer.bytes[forecast.target.backend] for layer in row.layers):,}"
@@ -67,9 +67,9 @@ def _layer_table(plan: QuantPlan, unfold: bool) -> Table:
 
 
 def _broken(path: str, width: int) -> str:
-    """A path or pattern over several lines of about `width`, broken after '.', ',' and ' ' only."""
+    """A path or pattern over several lines of about `width`, broken after '.', ',' and ' ' outside braces."""
     lines = [""]
-    for piece in re.findall(r"[^., ]*[., ]*", path):
+    for piece in re.findall(r"(?:\{[^{}]*\}|[^., ])*[., ]*", path):
         if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > width:
             lines.append("")
         lines[-1] += piece
@@ -85,7 +85,7 @@ def _scheme(layer: LayerPlan) -> str:
 def _rows(layers: Sequence[LayerPlan], unfold: bool) -> Iterator[_Row]:
     """One row per layer, or per set of layers that differ only in their names, by first appearance."""
     if unfold:
-        yield from (_Row(_broken(layer.name, 30), (layer,)) for layer in layers)
+        yield from (_Row(_broken(layer.name, 26), (layer,)) for layer in layers)
         return
     alike: dict[tuple[object, ...], list[LayerPlan]] = {}
     for layer in layers:
@@ -94,7 +94,7 @@ def _rows(layers: Sequence[LayerPlan], unfold: bool) -> Iterator[_Row]:
         alike.setdefault(key, []).append(layer)
     for group in alike.values():
         by_name = {layer.name: layer for layer in group}
-        yield _Row("\n".join(_broken(name, 30) for name in fold_names(by_name)), tuple(group))
+        yield _Row("\n".join(_broken(name, 26) for name in fold_names(by_name)), tuple(group))
 
 
 def _totals(plan: QuantPlan) -> Table:

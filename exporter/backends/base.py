@@ -80,6 +80,7 @@ class Backend(Protocol):
 
     name: str
     folder: str  # under the artifact folder
+    float_activations: bool  # can run any artifact of its own with activations left in float
 
     def unsupported(self, layer: LayerInfo, scheme: QuantScheme, target: Target) -> str | None:
         """Why this layer cannot run with this scheme on this target, or None. Pure, no imports."""
@@ -97,8 +98,8 @@ class Backend(Protocol):
         """Open what lower wrote for a language model. `float` where the runtime can leave the
         activations unquantised; otherwise ArtifactError."""
 
-    def open_module(self, folder: Path) -> ModuleRunner:
-        """Open what lower wrote for any other model."""
+    def open_module(self, folder: Path, activations: ActivationMode = "as-shipped") -> ModuleRunner:
+        """Open what lower wrote for any other model; activations as in open_text."""
 
     def read_back(self, folder: Path) -> dict[str, PackedLayer]:
         """Every quantised layer found in the written files, by module path (a tied layer under

@@ -45,10 +45,23 @@ def verify_module(
         backend = get_backend(target.backend)
         progress(backend.name, (index + 0.5) / len(targets))
         found = backend.open_module(folder / backend.folder).run(inputs)
+        lowered, lowered_acts = found, acts
+        if rounds and backend.float_activations:
+            lowered = backend.open_module(folder / backend.folder, "float").run(inputs)
+            lowered_acts = "float"
         outputs[backend.name] = [array.tolist() for array in found]
-        like, reference = (rounded, ROUNDED) if rounds else (dequantized, DEQUANTIZED)
+        like, reference = (rounded, ROUNDED) if lowered_acts == "quantised" else (dequantized, DEQUANTIZED)
         rungs.append(
-            _rung(f"{backend.name} lowering", reference, backend.name, "lowering", acts, like, found, limits)
+            _rung(
+                f"{backend.name} lowering",
+                reference,
+                backend.name,
+                "lowering",
+                lowered_acts,
+                like,
+                lowered,
+                limits,
+            )
         )
         rungs.append(
             _rung(

@@ -27,6 +27,7 @@ class ExecuTorchBackend:
 
     name = "executorch"
     folder = "executorch"
+    float_activations = False
 
     def unsupported(self, layer: LayerInfo, scheme: QuantScheme, target: Target) -> str | None:
         """Why this layer cannot run with this scheme on this target, or None."""
@@ -52,7 +53,19 @@ class ExecuTorchBackend:
 
         Raises ArtifactError for float activations when the program quantises them.
         """
-        from exporter.backends.executorch import reading, running
+        from exporter.backends.executorch import running
+
+        return running.ExecuTorchText(self._path(folder, activations))
+
+    def open_module(self, folder: Path, activations: ActivationMode = "as-shipped") -> ModuleRunner:
+        """Any other model in ExecuTorch's runtime; raises like open_text."""
+        from exporter.backends.executorch import running
+
+        return running.ExecuTorchModule(self._path(folder, activations))
+
+    def _path(self, folder: Path, activations: ActivationMode) -> Path:
+        """model.pte, where it computes with activations of that kind."""
+        from exporter.backends.executorch import reading
 
         path = folder / PROGRAM_FILE
         if activations == "float":
@@ -62,13 +75,7 @@ class ExecuTorchBackend:
                     f"{path}: XNNPACK quantises the activations of dynamic-int8 layers whenever it runs; "
                     "open it as shipped"
                 )
-        return running.ExecuTorchText(path)
-
-    def open_module(self, folder: Path) -> ModuleRunner:
-        """Any other model in ExecuTorch's runtime."""
-        from exporter.backends.executorch import running
-
-        return running.ExecuTorchModule(folder / PROGRAM_FILE)
+        return path
 
     def read_back(self, folder: Path) -> dict[str, PackedLayer]:
         """Every quantised layer in model.pte, by module path. Raises ArtifactError for a damaged file."""

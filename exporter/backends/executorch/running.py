@@ -14,6 +14,7 @@ from executorch.runtime import Runtime
 from numpy.typing import NDArray
 
 from exporter.errors import ArtifactError
+from exporter.quiet import native_stderr_held
 
 
 def _load(path: Path) -> Any:
@@ -40,9 +41,10 @@ class ExecuTorchText:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._program = _load(path)  # kept: the methods read from its memory
-        self._forward = self._program.load_method("forward")
-        self.max_context = int(self._program.load_method("get_max_context_len").execute(())[0])
+        with native_stderr_held():  # the CPU's description, line by line
+            self._program = _load(path)  # kept: the methods read from its memory
+            self._forward = self._program.load_method("forward")
+            self.max_context = int(self._program.load_method("get_max_context_len").execute(())[0])
         self._position = 0
 
     def reset(self) -> None:

@@ -32,6 +32,7 @@ class OrtBackend:
 
     name = "onnxruntime"
     folder = "onnxruntime"
+    float_activations = True
 
     def unsupported(self, layer: LayerInfo, scheme: QuantScheme, target: Target) -> str | None:
         """Why this layer cannot run with this scheme on this target, or None."""
@@ -55,11 +56,11 @@ class OrtBackend:
 
         return open_text(folder, activations)
 
-    def open_module(self, folder: Path) -> ModuleRunner:
+    def open_module(self, folder: Path, activations: ActivationMode = "as-shipped") -> ModuleRunner:
         """Open any other model. Raises ArtifactError."""
         from exporter.backends.ort.running import open_module
 
-        return open_module(folder)
+        return open_module(folder, activations)
 
     def read_back(self, folder: Path) -> dict[str, PackedLayer]:
         """Every quantised layer found in the files. Raises ArtifactError."""
