@@ -179,8 +179,18 @@ def _job_hash(recipe: Recipe, plan: QuantPlan, model: Model) -> str:
         "texts": [file_sha256(path) for path in recipe.parity.text],
         "model": model.identity(),
         "versions": _versions(),
+        "code": _code_sha256(),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _code_sha256() -> str:
+    """Hash of this package's own files: between releases the version alone does not tell them apart."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent
+    for path in sorted(path for path in root.rglob("*") if path.suffix in (".py", ".txt", ".json", ".j2")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _versions() -> dict[str, str]:

