@@ -64,12 +64,17 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
 
 def is_intact(folder: Path) -> bool:
     """True when every file of the manifest is there with its bytes."""
-    manifest = read_manifest(folder)
+    return not changed_files(folder, read_manifest(folder))
+
+
+def changed_files(folder: Path, manifest: Mapping[str, Any]) -> list[Path]:
+    """Files of the manifest that are missing or hold other bytes."""
+    changed = []
     for entry in manifest["files"]:
         path = folder / entry["path"]
         if not path.is_file() or path.stat().st_size != entry["bytes"] or _sha256(path) != entry["sha256"]:
-            return False
-    return True
+            changed.append(path)
+    return changed
 
 
 def check_target(target: Path, needed_bytes: int, force: bool) -> None:

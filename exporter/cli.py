@@ -59,15 +59,19 @@ def cli(
         from exporter.quiet import hush
 
         hush()
+    given = _given_options(context)
     if context.invoked_subcommand is not None:
-        if recipe is not None:
+        if given:
             raise click.UsageError(
-                f"--recipe goes after the command: qexport {context.invoked_subcommand} --recipe R"
+                f"{given[0]} before {context.invoked_subcommand} would have no effect; "
+                f"see qexport {context.invoked_subcommand} --help for what goes behind it"
             )
         return
     if recipe is None:
+        if given:
+            raise click.UsageError(f"{given[0]} needs a recipe: qexport --recipe recipes/mixed_int4.yaml")
         click.echo(context.get_help())
-        context.exit(0 if len(sys.argv) == 1 else 2)
+        return
     if dry_run:
         _print_plan(_load(recipe, model), as_json=False, unfold=False)
         return
@@ -187,6 +191,18 @@ def _say(message: str) -> int:
 
 def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
+
+
+def _given_options(context: click.Context) -> list[str]:
+    """Options of the whole job that were typed, --debug aside."""
+    source = click.core.ParameterSource.COMMANDLINE
+    return [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name
+        and parameter.name != "debug"
+        and context.get_parameter_source(parameter.name) is source
+    ]
 
 
 def _required(recipe: Path | None, command: str) -> Path:

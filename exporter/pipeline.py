@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -11,11 +12,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from exporter import __version__
 from exporter.artifacts import (
     MANIFEST,
+    changed_files,
     check_target,
     describe_files,
     is_intact,
@@ -25,17 +27,20 @@ from exporter.artifacts import (
     write_manifest,
 )
 from exporter.backends import get_backend
-from exporter.backends.base import unpacked
-from exporter.errors import ArtifactError, GateFailed
+from exporter.errors import ArtifactError, GateFailed, LoweringError
+from exporter.evaluate import load_texts
 from exporter.models.loading import Model, open_model
 from exporter.models.sources import file_sha256
+from exporter.numerics import QuantizedTensor
 from exporter.parity import ParityReport
 from exporter.planning import QuantPlan, make_plan
 from exporter.progress import Stages
 from exporter.quantizing import QuantizedStore, quantize_layers
 from exporter.recipe import Recipe, parse_recipe
 from exporter.report import write_report
-from exporter.verify import Verified, verify_model
+
+if TYPE_CHECKING:
+    from exporter.verify import Verified
 
 _VERSIONS = (
     "torch",
@@ -72,17 +77,19 @@ def run(recipe: Recipe, out: Path, force: bool, stages: Stages) -> Result:
     """
     with stages.stage("plan"):
         model, plan = plan_recipe(recipe)
+        if model.task == "text-generation":
+            load_texts(recipe.parity.text)  # raises now what would stop the ladder after minutes
         job = _job_hash(recipe, plan, model)
         if _is_done(out, job):
             return Result(out, read_manifest(out)["summary"], reused=True)
         check_target(out, _room_needed(plan), force)
+        _check_failed_place(_failed_place(out))
     with whole_folder(out) as draft:
         data = _export(recipe, model, plan, draft, stages)
         write_manifest(draft, {"job": job, "summary": data, "qexport": __version__})
         if not data["parity"]["passed"]:
-            failed = out.with_name(out.name + ".failed")
-            _keep_failed(draft, failed)
-            raise GateFailed(_verdict(data["parity"], failed))
+            _keep_failed(draft, _failed_place(out))
+            raise GateFailed(_verdict(data["parity"], _failed_place(out)))
     return Result(out, data, reused=False)
 
 
@@ -91,33 +98,41 @@ def verify_artifact(folder: Path, recipe: Recipe | None, source: str | None, sta
 
     Without a recipe, the manifest's own is taken; its relative paths then count from the working folder.
     """
+    from exporter.verify import verify_model
+    from exporter.verify.integers import integers_of
+
     manifest = read_manifest(folder)
     recipe = recipe or parse_recipe(manifest["summary"]["recipe"]["text"].encode(), Path("recipe.yaml"))
     if source:
         recipe = replace(recipe, model=replace(recipe.model, source=source))
     with stages.stage("read back"):
+        for path in changed_files(folder, manifest):
+            stages.say(f"{path}: changed since the export; verified as it is now")
         model, plan = plan_recipe(recipe)
-        backend = get_backend(recipe.targets[0].backend)
-        packed = backend.read_back(folder / backend.folder)
         schemes = {layer.name: layer.scheme for layer in plan.layers}
-        wrong = [name for name, scheme in schemes.items() if not scheme.is_float and name not in packed]
-        if wrong:
-            raise ArtifactError(f"{folder}: holds no quantised layer {wrong[0]}, which the recipe asks for")
-        skeleton = model.skeleton(schemes, lambda name: unpacked(packed[name], schemes[name]))
+        skeleton = model.skeleton(schemes, integers_of(folder, recipe.targets, schemes))
     with stages.stage("verify") as progress:
         return verify_model(model, skeleton, folder, recipe, progress).parity
 
 
 def _export(recipe: Recipe, model: Model, plan: QuantPlan, draft: Path, stages: Stages) -> dict[str, Any]:
     """Quantise, lower, verify and report into the draft folder."""
+    from exporter.verify import verify_model  # imports torch, which a plan must not wait for
+    from exporter.verify.integers import first_difference
+
     schemes = {layer.name: layer.scheme for layer in plan.layers}
+    owners = {layer.name: layer.tied_to or layer.name for layer in plan.layers}
     write_json(draft / "plan.json", plan.to_json())
-    with tempfile.TemporaryDirectory(prefix=".integers-", dir=draft.parent) as work:
+    with tempfile.TemporaryDirectory(prefix=".integers-", dir=draft) as work:
         store = QuantizedStore(Path(work))
+
+        def integers(name: str) -> QuantizedTensor:
+            return store.load(owners[name])
+
         with stages.stage("quantise") as progress:
             layers = model.layers().layers
             quantize_layers(model, [(layer, schemes[layer.name]) for layer in layers], store, progress)
-        skeleton = model.skeleton(schemes, store.load)
+        skeleton = model.skeleton(schemes, integers)
         facts: dict[str, Mapping[str, object]] = {}
         for target in recipe.targets:
             backend = get_backend(target.backend)
@@ -125,6 +140,10 @@ def _export(recipe: Recipe, model: Model, plan: QuantPlan, draft: Path, stages: 
                 folder = draft / backend.folder
                 folder.mkdir()
                 facts[backend.name] = backend.lower(skeleton, target, folder, progress)
+                progress("reading back", 1.0)
+                difference = first_difference(backend.read_back(folder), schemes, integers)
+                if difference:
+                    raise LoweringError(f"{backend.name}: the file is not what the plan says. {difference}")
         with stages.stage("verify") as progress:
             verified = verify_model(model, skeleton, draft, recipe, progress)
     with stages.stage("report"):
@@ -209,13 +228,23 @@ def _is_done(out: Path, job: str) -> bool:
         return False
 
 
+def _failed_place(out: Path) -> Path:
+    return Path(f"{out}.failed")
+
+
+def _check_failed_place(failed: Path) -> None:
+    """Refuse before any work, should the job fail, to mix its files with someone else's."""
+    if failed.exists() and not (failed / MANIFEST).is_file():
+        raise ArtifactError(
+            f"{failed}: is in the way, a job whose parity fails is kept there; move it or name another --out"
+        )
+
+
 def _keep_failed(draft: Path, failed: Path) -> None:
     """Put the files of a failed job aside, so that nobody takes them for good and all can be looked at."""
-    if (failed / MANIFEST).is_file():
-        shutil.rmtree(failed)
-    if failed.exists():
-        raise ArtifactError(f"{failed}: is in the way of a failed job's files; move it")
-    shutil.copytree(draft, failed)
+    shutil.rmtree(failed, ignore_errors=True)
+    draft.chmod(0o755)
+    os.replace(draft, failed)
 
 
 def _verdict(parity: Mapping[str, Any], kept: Path) -> str:

@@ -26,6 +26,10 @@ class Stages:
         self.console = console
         self.seconds: dict[str, float] = {}  # by stage, for the summary
 
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        self.console.print(text, markup=False, soft_wrap=True)
+
     @contextmanager
     def stage(self, title: str) -> Iterator[Report]:
         """Everything inside belongs to this stage; the report it gives moves the bar."""

@@ -78,3 +78,59 @@ def own_cache(tmp_path_factory, request, monkeypatch) -> None:
     """Fast tests never see the user's cache; real ones share it, since a conversion takes long."""
     if "real" not in request.keywords:
         monkeypatch.setenv("QEXPORT_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session")
+def tiny_job(tiny_checkpoint, tmp_path_factory):
+    """The whole job, twice, in two processes at once: (recipe, the two folders, how they ended)."""
+    from tiny_jobs import ended, started, write_recipe
+
+    place = tmp_path_factory.mktemp("tiny_job")
+    recipe = write_recipe(place, tiny_checkpoint)
+    folders = [place / "first" / "tiny", place / "second" / "tiny"]
+    jobs = [
+        started("--recipe", recipe, "--out", folder, cache=place / f"cache{number}")
+        for number, folder in enumerate(folders)
+    ]
+    return recipe, folders, [ended(job) for job in jobs]
+
+
+@pytest.fixture
+def qexport(capsys, monkeypatch):
+    """The command in this process: qexport("plan", "--recipe", path) -> code, out, err."""
+    from functools import partial
+
+    from tiny_jobs import called
+
+    return partial(called, capsys, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def other_integers(tiny_checkpoint, tmp_path_factory):
+    """The same model in ExecuTorch, one layer's integers found another way (rtn instead of mse)."""
+    from tiny_jobs import RULES, recipe_text
+
+    from exporter.backends import get_backend
+    from exporter.pipeline import plan_recipe
+    from exporter.quantizing import QuantizedStore, quantize_layers
+    from exporter.recipe import parse_recipe
+
+    place = tmp_path_factory.mktemp("other")
+    text = recipe_text(
+        tiny_checkpoint, rules='  - {match: "model.layers.1.mlp.down_proj", scheme: other}\n' + RULES
+    ).replace(
+        "schemes:", "schemes:\n  other: {weights: int4, group: 32, activations: dynamic-int8, method: rtn}"
+    )
+    (place / "text.txt").write_text("unused")
+    recipe = parse_recipe(text.encode(), place / "recipe.yaml")
+    model, plan = plan_recipe(recipe)
+    store = QuantizedStore(place / "integers")
+    store.folder.mkdir()
+    quantize_layers(
+        model, [(layer.info, layer.scheme) for layer in plan.layers], store, lambda what, share: None
+    )
+    skeleton = model.skeleton({layer.name: layer.scheme for layer in plan.layers}, store.load)
+    folder = place / "executorch"
+    folder.mkdir()
+    get_backend("executorch").lower(skeleton, recipe.targets[1], folder, lambda what, share: None)
+    return place

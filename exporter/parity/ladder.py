@@ -25,6 +25,7 @@ class Limits:
 
     max_rel: float | None = None  # parity.lowering.max_rel
     max_kl: float | None = None  # parity.quantisation.max_kl, nats
+    max_noise_kl: float | None = None  # nats, measured: what rounding activations to int8 leaves room for
     min_top1: float | None = None  # parity.quantisation.min_top1, share
     max_ppl_ratio: float | None = None  # parity.quantisation.max_ppl_ratio
 
@@ -47,11 +48,13 @@ class Rung:
 
         A lowering with float activations does the reference's own arithmetic in another order, so it
         is held to a numerical bound. Activations rounded to int8 turn a last-bit difference into a
-        whole step, so such a rung is held, like the quantisation itself, to what the user would
-        notice: the distribution of the next token.
+        whole step, so such a lowering is held to the noise floor where one was measured. Everything
+        else is held to what the user would notice: the distribution of the next token.
         """
         if self.kind == "lowering" and self.activations == "float":
             return ("max_rel",)
+        if self.kind == "lowering" and self.limits.max_noise_kl is not None:
+            return ("max_noise_kl",)
         return ("max_kl", "min_top1", "max_ppl_ratio")
 
 
@@ -176,6 +179,13 @@ def failures(rung: Rung) -> list[str]:
             f"{limits.max_rel:g} (parity.lowering.max_rel). {rung.candidate} does not compute what "
             f"{rung.reference} computes from the same integers; "
             "`qexport verify --layers` shows where it begins"
+        )
+    noise = limits.max_noise_kl
+    if "max_noise_kl" in rung.gates and noise is not None and not result.kl_mean <= noise:
+        found.append(
+            f"{rung.name}: the mean KL divergence is {result.kl_mean:.3g} nats, over the {noise:.3g} that the noise "
+            f"floor of int8 activations allows. {rung.candidate} does not compute what {rung.reference} computes "
+            "from the same integers. Do not ship these files"
         )
     if "max_kl" in rung.gates and limits.max_kl is not None and not result.kl_mean <= limits.max_kl:
         found.append(

@@ -45,6 +45,7 @@ GREEDY_TOKENS = 32
 _DECODE_STEPS = 64  # of one window, where a runtime also gives whole prefills
 _PREFILLS = 4  # lengths tried, where a runtime gives the last token's logits only
 _FLOOR_FACTOR = 3.0  # times the noise floor; two draws of the floor itself differ by some 10 %
+_LEAST_NOISE = 1e-3  # nats; a small model may show no noise at all until the first code moves
 _GOLDEN_TOP = 16  # logits kept of each prompt for replay on the device
 _HOOK_TOKENS = 64  # of the first window, for the error per layer
 
@@ -101,8 +102,7 @@ class _Ladder:
         ]
         self.rungs: list[Rung] = []
         self.layers: tuple[LayerError, ...] = ()
-        self.floor = 0.0  # KL, nats, of the rounded reference against itself, disturbed
-        self.other_failures: list[str] = []
+        self.floor: float | None = None  # KL, nats, of the rounded reference against itself, disturbed
         self.decode = model.tokenizer().decode
 
     def reference(self, scratch: Path) -> None:
@@ -153,8 +153,6 @@ class _Ladder:
         else:
             like = ROUNDED if self.rounds else DEQUANTIZED
             rows = self._decode(f"{name} lowering (decode)", shipped, like, name, "lowering", kind, None)
-            if self.rounds:
-                self._hold_to_floor(self.rungs[-1])
             self._last_rows(f"{name} lowering (prefill)", shipped, like, name, kind)
             self._compare(f"{name} as shipped (decode)", FLOAT_MODEL, name, "shipped", kind, rows)
         self._continue(name, shipped)
@@ -165,18 +163,20 @@ class _Ladder:
             GreedySample(prompt, DEQUANTIZED, continuations)
             for (prompt, _), continuations in zip(self.material.prompts, self.greedy, strict=True)
         )
-        return ParityReport(tuple(self.rungs), greedy, self.layers, tuple(self.other_failures))
+        return ParityReport(tuple(self.rungs), greedy, self.layers)
 
-    def _hold_to_floor(self, rung: Rung) -> None:
-        """Rounding to int8 is a step function: a difference in the last bit of a float moves some codes
-        by one, and the layers behind amplify it. How far that goes is measured on the reference
-        itself, its embeddings disturbed by 1e-6; a sound lowering lies as near, a wrong one does not."""
-        if not rung.result.kl_mean <= _FLOOR_FACTOR * self.floor:
-            self.other_failures.append(
-                f"{rung.name}: the mean KL divergence is {rung.result.kl_mean:.3g} nats, over {_FLOOR_FACTOR:g} "
-                f"times the noise floor of int8 activations ({self.floor:.3g}). {rung.candidate} does not compute "
-                f"what {rung.reference} computes from the same integers; do not ship these files"
-            )
+    def _limits(self, kind: RungKind, acts: RungActivations) -> Limits:
+        """The recipe's; for a lowering with rounded activations what the noise floor allows.
+
+        Rounding to int8 is a step function: a difference in the last bit of a float moves some codes by
+        one, and the layers behind amplify it. How far that goes is measured on the reference itself, its
+        embeddings disturbed by 1e-6; a sound lowering lies about as near, a wrong one does not.
+        """
+        if kind != "lowering" or acts == "float":
+            return self.limits
+        if self.floor is None:  # the floor itself is being measured
+            return Limits()
+        return Limits(max_noise_kl=max(_FLOOR_FACTOR * self.floor, _LEAST_NOISE))
 
     def _collect(self, name: str, module: torch.nn.Module, scratch: Path, greedy_too: bool = True) -> None:
         """The model's logits over the scored halves, on disk, and its continuations of the prompts."""
@@ -254,7 +254,15 @@ class _Ladder:
                 row = runner.forward(window.tokens[:end])[-1:]
                 comparison.update(expected[at : at + 1], row, np.array([window.tokens[end]]))
         self.rungs.append(
-            Rung(name, reference, candidate, "lowering", acts, comparison.result(), self.limits)
+            Rung(
+                name,
+                reference,
+                candidate,
+                "lowering",
+                acts,
+                comparison.result(),
+                self._limits("lowering", acts),
+            )
         )
 
     def _rung(self, name: str, reference: str, candidate: str, kind: RungKind, acts: RungActivations) -> None:
@@ -274,7 +282,9 @@ class _Ladder:
         for window, expected, rows in zip(self.material.windows, self.logits[reference], found, strict=False):
             targets = np.array(window.targets[: len(rows)])
             comparison.update(expected[: len(rows)], np.asarray(rows), targets)
-        self.rungs.append(Rung(name, reference, candidate, kind, acts, comparison.result(), self.limits))
+        self.rungs.append(
+            Rung(name, reference, candidate, kind, acts, comparison.result(), self._limits(kind, acts))
+        )
 
     def _layer_errors(
         self, module: torch.nn.Module, expected: Mapping[str, NDArray[np.float32]]
