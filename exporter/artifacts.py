@@ -43,13 +43,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder}: there is no such folder; make one with `qexport --recipe R --out {folder}`"
         )
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        manifest: Any = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ArtifactError(
             f"{folder}: has no {MANIFEST}, so it is not a folder that qexport wrote"
         ) from None
     except ValueError as problem:
         raise ArtifactError(f"{path}: damaged ({problem}); export again with --force") from problem
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), list):
+        raise ArtifactError(f"{path}: damaged (it lists no files); export again with --force")
     if manifest.get("format") != _FORMAT:
         raise ArtifactError(
             f"{path}: format {manifest.get('format')!r}, this qexport reads {_FORMAT}; export again with --force"
@@ -91,6 +93,8 @@ def check_target(target: Path, needed_bytes: int, force: bool) -> None:
                 f"{target}: exists already; pass --force to replace it, or name another folder"
             )
     parent = _existing_parent(target)
+    if not parent.is_dir():
+        raise ArtifactError(f"{parent}: is a file; name a folder for --out")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise ArtifactError(
             f"{parent}: is not writable; name another folder for --out or change its permissions"
@@ -98,7 +102,7 @@ def check_target(target: Path, needed_bytes: int, force: bool) -> None:
     free = shutil.disk_usage(parent).free
     if free < needed_bytes:
         raise ArtifactError(
-            f"{parent}: {free / 1e6:,.0f} MB free, the job needs about {needed_bytes / 1e6:,.0f} MB; "
+            f"{parent}: {_megabytes(free)} MB free, the job needs about {_megabytes(needed_bytes)} MB; "
             "free some room or name a folder on another disk for --out"
         )
 
@@ -153,6 +157,10 @@ def _remove_dead_drafts(target: Path) -> None:
 
 def _draft_prefix(target: Path) -> str:
     return f".{target.name}.partial-"
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.0f}" if count >= 10e6 else f"{count / 1e6:.2f}"
 
 
 def _existing_parent(target: Path) -> Path:

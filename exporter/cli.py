@@ -5,6 +5,7 @@ Exit codes: 0 good, 1 a gate failed (parity), 2 usage, recipe, source or artifac
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -17,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from exporter import __version__
-from exporter.errors import QexportError
+from exporter.errors import QexportError, first_line
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from exporter.recipe import Recipe
 
-_PATH = click.Path(path_type=Path)
+_PATH = click.Path(path_type=Path, readable=False)  # whoever opens it says what is wrong
 _recipe_option = click.option("--recipe", "-r", type=_PATH, metavar="R", help="The recipe, a YAML file.")
 _model_option = click.option("--model", "-m", metavar="M", help="A model source in place of the recipe's.")
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
@@ -137,7 +138,9 @@ def schema() -> None:
 
 def main() -> None:
     """Entry point: the one place that catches. A message for a person, never a traceback without --debug."""
-    signal.signal(signal.SIGTERM, _interrupt)  # so that drafts are removed as after Ctrl-C
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that drafts are removed as after Ctrl-C
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, _interrupt)
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = "--debug" in sys.argv  # wherever it stands: people add it at the end of a line that failed
     if debug:
@@ -173,13 +176,12 @@ def _exit_code(command: Callable[[], Any], catch: bool) -> int:
         if not catch:
             raise
         place = f"{problem.filename}: " if problem.filename else ""
-        return _say(f"{place}{problem.strerror or problem}; nothing was written")
+        return _say(f"{place}{_reason(problem)}; nothing was written")
     except Exception as problem:
         if not catch:
             raise
-        reason = str(problem).strip().splitlines()[0] if str(problem).strip() else "no message"
         return _say(
-            f"this should not have happened ({type(problem).__name__}: {reason}); nothing was written. "
+            f"this should not have happened ({type(problem).__name__}: {first_line(problem)}); nothing was written. "
             "Run again with --debug and report what it prints"
         )
 
@@ -187,6 +189,13 @@ def _exit_code(command: Callable[[], Any], catch: bool) -> int:
 def _say(message: str) -> int:
     click.echo(f"{click.style('error:', fg='red')} {message}", err=True)
     return 2
+
+
+def _reason(problem: OSError) -> str:
+    """What the system says. NumPy reports a short write in its own words and without a number."""
+    if problem.errno is None and "requested and" in str(problem):
+        return f"{os.strerror(errno.ENOSPC)} ({problem})"
+    return problem.strerror or first_line(problem)
 
 
 def _interrupt(number: int, frame: object) -> None:

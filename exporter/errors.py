@@ -41,6 +41,12 @@ class GateFailed(QexportError):
     exit_code = 1
 
 
+def first_line(problem: BaseException) -> str:
+    """What a library's error says, in one line of our own message; its type where it says nothing."""
+    lines = str(problem).strip().splitlines()
+    return lines[0].strip() if lines else type(problem).__name__
+
+
 @dataclass(frozen=True)
 class Place:
     """Where in a text file: line and column count from 1; line 0 means the file as a whole."""

@@ -16,6 +16,7 @@ from exporter.errors import ArtifactError
 from exporter.numerics import sha256_of
 
 _SUFFIXES = {".onnx": "onnxruntime", ".pte": "executorch"}
+_ENDINGS = {backend: suffix for suffix, backend in _SUFFIXES.items()}
 
 
 def inspect_artifact(artifact: Path) -> dict[str, Any]:
@@ -23,12 +24,14 @@ def inspect_artifact(artifact: Path) -> dict[str, Any]:
 
     Raises ArtifactError when there is nothing that can be read.
     """
-    return {
-        name: {
-            "layers": {layer.name: _describe(layer) for layer in get_backend(name).read_back(folder).values()}
-        }
-        for name, folder in _folders(artifact).items()
-    }
+    found = {}
+    for name, folder in _folders(artifact).items():
+        path = folder / f"model{_ENDINGS[name]}"
+        if path.is_file() and not path.stat().st_size:  # to protobuf, no bytes are a model without layers
+            raise ArtifactError(f"{path}: is empty (0 bytes); export again with --force")
+        packed = get_backend(name).read_back(folder)
+        found[name] = {"layers": {layer.name: _describe(layer) for layer in packed.values()}}
+    return found
 
 
 def render_inspection(found: dict[str, Any]) -> RenderableType:

@@ -7,8 +7,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,15 +20,13 @@ from exporter.artifacts import (
     changed_files,
     check_target,
     describe_files,
-    is_intact,
     read_manifest,
     whole_folder,
     write_json,
     write_manifest,
 )
 from exporter.backends import get_backend
-from exporter.errors import ArtifactError, GateFailed, LoweringError
-from exporter.evaluate import load_texts
+from exporter.errors import ArtifactError, GateFailed, LoweringError, RecipeError, TraceError
 from exporter.models.loading import Model, open_model
 from exporter.models.sources import file_sha256
 from exporter.numerics import QuantizedTensor
@@ -77,11 +75,13 @@ def run(recipe: Recipe, out: Path, force: bool, stages: Stages) -> Result:
     """
     with stages.stage("plan"):
         model, plan = plan_recipe(recipe)
-        if model.task == "text-generation":
-            load_texts(recipe.parity.text)  # raises now what would stop the ladder after minutes
         job = _job_hash(recipe, plan, model)
-        if _is_done(out, job):
-            return Result(out, read_manifest(out)["summary"], reused=True)
+        if _holds(out, job):
+            changed = changed_files(out, read_manifest(out))
+            if not changed:
+                return Result(out, read_manifest(out)["summary"], reused=True)
+            for path in changed:
+                stages.say(f"{path}: missing, or not as it was written")
         check_target(out, _room_needed(plan), force)
         _check_failed_place(_failed_place(out))
     with whole_folder(out) as draft:
@@ -97,12 +97,13 @@ def verify_artifact(folder: Path, recipe: Recipe | None, source: str | None, sta
     """The ladder again over a folder that run() wrote, with the integers that its files hold.
 
     Without a recipe, the manifest's own is taken; its relative paths then count from the working folder.
+    Raises GateFailed when the runtimes' files hold different integers.
     """
     from exporter.verify import verify_model
     from exporter.verify.integers import integers_of
 
     manifest = read_manifest(folder)
-    recipe = recipe or parse_recipe(manifest["summary"]["recipe"]["text"].encode(), Path("recipe.yaml"))
+    recipe = recipe or _own_recipe(folder, manifest)
     if source:
         recipe = replace(recipe, model=replace(recipe.model, source=source))
     with stages.stage("read back"):
@@ -113,6 +114,15 @@ def verify_artifact(folder: Path, recipe: Recipe | None, source: str | None, sta
         skeleton = model.skeleton(schemes, integers_of(folder, recipe.targets, schemes))
     with stages.stage("verify") as progress:
         return verify_model(model, skeleton, folder, recipe, progress).parity
+
+
+def _own_recipe(folder: Path, manifest: Mapping[str, Any]) -> Recipe:
+    try:
+        return parse_recipe(manifest["summary"]["recipe"]["text"].encode(), Path("recipe.yaml"))
+    except RecipeError as problem:  # most likely a text file that lies elsewhere
+        raise ArtifactError(
+            f"{folder}: its own recipe cannot be followed from this folder; pass it with --recipe R\n{problem}"
+        ) from None
 
 
 def _export(recipe: Recipe, model: Model, plan: QuantPlan, draft: Path, stages: Stages) -> dict[str, Any]:
@@ -129,6 +139,8 @@ def _export(recipe: Recipe, model: Model, plan: QuantPlan, draft: Path, stages: 
         def integers(name: str) -> QuantizedTensor:
             return store.load(owners[name])
 
+        if model.task == "text-generation":
+            model.tokenizer()  # raises now what would stop the ladder after minutes
         with stages.stage("quantise") as progress:
             layers = model.layers().layers
             quantize_layers(model, [(layer, schemes[layer.name]) for layer in layers], store, progress)
@@ -139,7 +151,8 @@ def _export(recipe: Recipe, model: Model, plan: QuantPlan, draft: Path, stages: 
             with stages.stage(f"lower to {backend.name}") as progress:
                 folder = draft / backend.folder
                 folder.mkdir()
-                facts[backend.name] = backend.lower(skeleton, target, folder, progress)
+                with _source_named(recipe.model.source, backend.name):
+                    facts[backend.name] = backend.lower(skeleton, target, folder, progress)
                 progress("reading back", 1.0)
                 difference = first_difference(backend.read_back(folder), schemes, integers)
                 if difference:
@@ -152,6 +165,15 @@ def _export(recipe: Recipe, model: Model, plan: QuantPlan, draft: Path, stages: 
         data = _report_data(recipe, model, plan, verified, facts, draft)
         write_report(draft / "report.html", data)
     return data
+
+
+@contextmanager
+def _source_named(source: str, backend: str) -> Iterator[None]:
+    """A backend does not know where its model came from; a person reads an error by that name."""
+    try:
+        yield
+    except (TraceError, LoweringError) as problem:
+        raise type(problem)(f"model {source!r}, {backend}: {problem}") from problem
 
 
 def _room_needed(plan: QuantPlan) -> int:
@@ -220,10 +242,10 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _is_done(out: Path, job: str) -> bool:
-    """True when `out` holds exactly this job's files, every byte of them."""
+def _holds(out: Path, job: str) -> bool:
+    """True when `out` was written by exactly this job."""
     try:
-        return bool(read_manifest(out)["job"] == job) and is_intact(out)
+        return bool(read_manifest(out).get("job") == job)
     except ArtifactError:
         return False
 

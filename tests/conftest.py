@@ -82,17 +82,13 @@ def own_cache(tmp_path_factory, request, monkeypatch) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_job(tiny_checkpoint, tmp_path_factory):
-    """The whole job, twice, in two processes at once: (recipe, the two folders, how they ended)."""
+    """The whole job in a process of its own: (recipe, output folder, how it ended)."""
     from tiny_jobs import ended, started, write_recipe
 
     place = tmp_path_factory.mktemp("tiny_job")
     recipe = write_recipe(place, tiny_checkpoint)
-    folders = [place / "first" / "tiny", place / "second" / "tiny"]
-    jobs = [
-        started("--recipe", recipe, "--out", folder, cache=place / f"cache{number}")
-        for number, folder in enumerate(folders)
-    ]
-    return recipe, folders, [ended(job) for job in jobs]
+    folder = place / "out" / "tiny"
+    return recipe, folder, ended(started("--recipe", recipe, "--out", folder, cache=place / "cache"))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ RUNTIMES = ("onnxruntime", "executorch")
 
 @pytest.fixture
 def folder(tiny_job):
-    return tiny_job[1][0]
+    return tiny_job[1]
 
 
 def test_json_is_what_others_rely_on(folder, tiny_job, qexport):
@@ -82,7 +82,7 @@ def test_a_difference_is_shown(folder, other_integers, qexport, tmp_path):
     assert done.code == 0
     assert "15 of 16 layers hold the same integers and scales in every file" in done.out
     (row,) = [line for line in done.out.splitlines() if line.rstrip().endswith("NO")]
-    assert row.startswith("model.layers.1.mlp.down_proj")
+    assert row.strip().startswith("model.layers.1.mlp.down_proj")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from exporter.errors import PlanError, SourceError
+from exporter.errors import PlanError, SourceError, first_line
 from exporter.layers import LayerInfo, ModelLayers
 from exporter.models import layer_list
 from exporter.models.checkpoint import Checkpoint
@@ -66,7 +66,7 @@ class CausalLM:
         try:
             return AutoConfig.from_pretrained(str(self.folder))
         except (ValueError, OSError, KeyError) as problem:
-            raise SourceError(f"{self.folder / 'config.json'}: {problem}") from problem
+            raise SourceError(f"{self.folder / 'config.json'}: {first_line(problem)}") from problem
 
     def tokenizer(self) -> Any:
         """transformers' tokenizer. Raises SourceError when the folder has none."""
@@ -76,7 +76,8 @@ class CausalLM:
             return AutoTokenizer.from_pretrained(str(self.folder))
         except (ValueError, OSError, KeyError) as problem:
             raise SourceError(
-                f"{self.folder}: no tokenizer can be read ({problem}); tokenizer.json must lie beside config.json"
+                f"{self.folder}: no tokenizer can be read ({first_line(problem).rstrip(':')}); tokenizer.json must lie "
+                "beside config.json"
             ) from problem
 
     def weight(self, layer: LayerInfo) -> FloatArray:

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.errors import SourceError
+from exporter.errors import SourceError, first_line
 from exporter.models.sources import file_sha256
 
 if TYPE_CHECKING:
@@ -94,9 +94,8 @@ class Checkpoint:
                 path, map_location="cpu", weights_only=True, mmap=True
             )
         except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as problem:
-            reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
             raise SourceError(
-                f"{path}: cannot be read with weights_only=True ({reason}). It is truncated, or holds more than "
-                "tensors; save it again as safetensors"
+                f"{path}: cannot be read with weights_only=True ({first_line(problem)}). It is truncated, or "
+                "holds more than tensors; save it again as safetensors"
             ) from problem
         return state

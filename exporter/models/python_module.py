@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from exporter.errors import PlanError, SourceError
+from exporter.errors import PlanError, SourceError, first_line
 from exporter.layers import LayerInfo, ModelLayers
 from exporter.models import layer_list
 from exporter.models.skeleton import LayerFactory, PlannedLayer
@@ -38,7 +38,13 @@ class PythonModule:
         import torch
 
         function = self._function()
-        result = function()
+        try:
+            result = function()
+        except Exception as problem:  # the user's own code may raise anything
+            raise SourceError(
+                f"{self.origin.source}: the function failed, {type(problem).__name__}: {first_line(problem)}; "
+                "it is called without arguments. --debug shows where"
+            ) from problem
         if not (
             isinstance(result, tuple) and len(result) in (2, 3) and isinstance(result[0], torch.nn.Module)
         ):
@@ -91,6 +97,11 @@ class PythonModule:
             raise SourceError(
                 f"{self.origin.source}: no module {problem.name!r} in {os.getcwd()} or the environment; "
                 "run qexport in the folder that holds it, or install it"
+            ) from problem
+        except Exception as problem:
+            raise SourceError(
+                f"{self.origin.source}: importing {self.origin.module} failed, {type(problem).__name__}: "
+                f"{first_line(problem)}; --debug shows where"
             ) from problem
         function = getattr(module, self.origin.function, None)
         if not inspect.isroutine(function):

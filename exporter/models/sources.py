@@ -16,7 +16,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporter.errors import SourceError
+from exporter.errors import SourceError, first_line
 
 FORMS = "a local folder, hf:ORG/NAME@REV, package:DIST/FILE or python:module:function"
 
@@ -140,9 +140,8 @@ def _from_hub(source: str, rest: str) -> ModelFiles:
     try:
         folder = snapshot_download(repo, revision=revision or None, allow_patterns=patterns)
     except Exception as problem:  # the hub's and the HTTP library's errors share no base class
-        reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
         raise SourceError(
-            f"model source {source!r}: the hub could not be read ({type(problem).__name__}: {reason}). "
+            f"model source {source!r}: the hub could not be read ({type(problem).__name__}: {first_line(problem)}). "
             f"Offline, do this: on a machine with a network run `hf download {repo}"
             + (f" --revision {revision}" if revision else "")
             + " --local-dir FOLDER`, bring FOLDER here, and set `source: FOLDER` (or pass --model FOLDER)"

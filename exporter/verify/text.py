@@ -72,7 +72,7 @@ def verify_text(
     progress: Progress,
 ) -> Verified:
     """Run the ladder for a language model. `folder` holds one folder per target's backend."""
-    ladder = _Ladder(model, skeleton, material, limits, progress)
+    ladder = _Ladder(model, skeleton, material, limits, progress, len(targets))
     with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
         ladder.reference(Path(scratch))
         for target in targets:
@@ -91,9 +91,11 @@ class _Ladder:
         material: Material,
         limits: Limits,
         progress: Progress,
+        runtimes: int,
     ) -> None:
         self.model, self.skeleton = model, skeleton
         self.material, self.limits, self.progress = material, limits, progress
+        self._done, self.runtimes = 0, runtimes  # passes over a window
         self.rounds = any(layer.scheme.activations == "dynamic-int8" for layer in skeleton.layers.values())
         self.logits: dict[str, list[Logits]] = {}  # by model and window, (scored, vocabulary), on disk
         self.greedy: list[dict[str, Continuation]] = [{} for _ in material.prompts]
@@ -107,7 +109,6 @@ class _Ladder:
 
     def reference(self, scratch: Path) -> None:
         """PyTorch: the float model, then the dequantised one, with and without rounded activations."""
-        self.progress("float model", 0.0)
         module = self.model.float_model()
         self._collect(FLOAT_MODEL, module, scratch)
         outputs = _layer_outputs(
@@ -115,19 +116,16 @@ class _Ladder:
         )
         del module
         gc.collect()
-        self.progress("dequantised model", 0.2)
         module = dequantized_model(self.skeleton, quantize_activations=False)
         self._collect(DEQUANTIZED, module, scratch)
         self.layers = self._layer_errors(module, outputs)
         self._rung("quantisation", FLOAT_MODEL, DEQUANTIZED, "quantisation", "float")
         if self.rounds:
-            self.progress("dequantised model, int8 activations", 0.3)
             round_activations(module, True)
             self._collect(ROUNDED, module, scratch)
             self._rung(
                 "quantisation with int8 activations", FLOAT_MODEL, ROUNDED, "quantisation", "quantised"
             )
-            self.progress("noise floor of int8 activations", 0.4)
             _disturb(module)
             self._collect(DISTURBED, module, scratch, greedy_too=False)
             self._rung("noise floor of int8 activations", ROUNDED, DISTURBED, "lowering", "quantised")
@@ -137,7 +135,6 @@ class _Ladder:
         self, name: str, folder: Path, open_text: Callable[[Path, ActivationMode], TextRunner]
     ) -> None:
         """One runtime: as it ships, and with float activations where it can."""
-        self.progress(f"{name} as shipped", 0.5)
         shipped = open_text(folder, "as-shipped")
         kind: RungActivations = "quantised" if self.rounds else "float"
         if shipped.full_logits:
@@ -156,6 +153,13 @@ class _Ladder:
             self._last_rows(f"{name} lowering (prefill)", shipped, like, name, kind)
             self._compare(f"{name} as shipped (decode)", FLOAT_MODEL, name, "shipped", kind, rows)
         self._continue(name, shipped)
+
+    def _tick(self, doing: str) -> None:
+        """One more pass over a window is done, of about as many as every model and runtime takes."""
+        self._done += 1
+        references = 4 if self.rounds else 2
+        passes = len(self.material.windows) * (references + 2 * self.runtimes)
+        self.progress(doing, min(0.99, self._done / passes))
 
     def report(self) -> ParityReport:
         """Everything measured."""
@@ -187,6 +191,7 @@ class _Ladder:
             path = scratch / f"{len(self.logits)}-{index}.npy"
             np.save(path, runner.forward(window.tokens)[window.rows])
             self.logits[name].append(np.load(path, mmap_mode="r"))
+            self._tick(name)
         if greedy_too:
             self._continue(name, runner)
 
@@ -216,6 +221,7 @@ class _Ladder:
             for window in self.material.windows:
                 runner.reset()
                 yield runner.forward(window.tokens)[window.rows]
+                self._tick(name)
 
         self._compare(name, reference, candidate, kind, acts, rows())
 
@@ -238,7 +244,7 @@ class _Ladder:
             fed = window.tokens[start : stop if steps is None else min(stop, start + steps)]
             rows += [runner.forward([token])[-1] for token in fed]
             found.append(np.stack(rows))
-            self.progress(name, 0.5)
+            self._tick(name)
         self._compare(name, reference, candidate, kind, acts, found)
         return found
 
