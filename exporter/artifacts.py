@@ -64,11 +64,6 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
     write_json(folder / MANIFEST, {"format": _FORMAT, **facts, "files": describe_files(folder)})
 
 
-def is_intact(folder: Path) -> bool:
-    """True when every file of the manifest is there with its bytes."""
-    return not changed_files(folder, read_manifest(folder))
-
-
 def changed_files(folder: Path, manifest: Mapping[str, Any]) -> list[Path]:
     """Files of the manifest that are missing or hold other bytes."""
     changed = []

@@ -297,6 +297,8 @@ def _notes(recipe: Recipe) -> Iterator[str]:
     for name, entry in recipe.schemes.items():
         if name not in used:
             yield f"scheme {name} (line {entry.place.line}) is used by no rule"
+    if recipe.calibration is not None:
+        yield "calibration is checked and not used: methods rtn and mse, and dynamic-int8, need none"
     gates = {**asdict(recipe.parity.lowering), **asdict(recipe.parity.quantisation)}
     if unset := [name for name, limit in gates.items() if limit is None]:
         yield f"parity sets no limit for {', '.join(unset)}: measured and reported, not judged"

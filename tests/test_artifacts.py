@@ -5,9 +5,9 @@ import os
 import pytest
 
 from exporter.artifacts import (
+    changed_files,
     check_target,
     describe_files,
-    is_intact,
     read_manifest,
     whole_folder,
     write_manifest,
@@ -26,7 +26,7 @@ def test_appears_whole(tmp_path):
         write_manifest(draft, {"name": "x"})
         assert not target.exists()
     assert read_manifest(target)["files"] == describe_files(target)[:1]
-    assert is_intact(target)
+    assert changed_files(target, read_manifest(target)) == []
     assert leftovers(target.parent) == []
 
 
@@ -75,7 +75,8 @@ def test_damage_is_seen(tmp_path):
         (draft / "a.bin").write_bytes(b"12")
         write_manifest(draft, {})
     (tmp_path / "out" / "a.bin").write_bytes(b"13")
-    assert not is_intact(tmp_path / "out")
+    out = tmp_path / "out"
+    assert changed_files(out, read_manifest(out)) == [out / "a.bin"]
 
 
 def test_refusals_say_what_to_do(tmp_path):

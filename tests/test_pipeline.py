@@ -12,7 +12,7 @@ from collections import namedtuple
 import pytest
 from tiny_jobs import contents, ended, started, write_recipe
 
-from exporter.artifacts import is_intact
+from exporter.artifacts import changed_files, read_manifest
 from exporter.pipeline import plan_recipe
 from exporter.planning import QuantPlan
 from exporter.recipe import load_recipe
@@ -51,7 +51,7 @@ def test_the_job_writes_everything(tiny_job):
     assert job.code == 0, job.err
     assert contents(folder).keys() >= EXPECTED
     assert names(folder.parent) == ["tiny"]
-    assert is_intact(folder)
+    assert changed_files(folder, read_manifest(folder)) == []
 
 
 def test_it_says_what_it_did(tiny_job):
@@ -129,7 +129,8 @@ def test_a_missed_gate_keeps_the_files_aside(tiny_checkpoint, qexport, tmp_path)
     done = qexport("--recipe", recipe, "--out", out)
     assert (done.code, done.out) == (1, "")
     assert names(tmp_path) == ["out.failed", "recipe.yaml", "text.txt"]
-    assert is_intact(tmp_path / "out.failed")
+    failed = tmp_path / "out.failed"
+    assert changed_files(failed, read_manifest(failed)) == []
     assert (tmp_path / "out.failed").stat().st_mode & 0o777 == 0o755
 
     parity = json.loads((tmp_path / "out.failed" / "manifest.json").read_text())["summary"]["parity"]

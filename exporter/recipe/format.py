@@ -366,7 +366,7 @@ _TARGET = Tagged(
 
 _LOWERING = Record(
     lambda node, **values: LoweringGate(**values),
-    {"max_rel": Field(Number(0, 1), "largest relative RMS error of the logits")},
+    {"max_rel": Field(Number(0, 1), "largest error of a logit, over the logits' RMS")},
 )
 
 _QUANTISATION = Record(

@@ -197,7 +197,10 @@ def _export(module: torch.nn.Module, inputs: tuple[Any, ...], shapes: Any) -> to
         raise
     except Exception as error:  # torch.export raises many types; all mean that the model cannot be traced
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TraceError(f"torch.export refused the model: {reason}") from error
+        raise TraceError(
+            f"torch.export refused the model: {reason} (--debug shows where); its forward must not depend on the "
+            "values of its inputs: take out the branch or loop that asks for them"
+        ) from error
 
 
 def metadata_methods(config: Any, ends: list[int], max_context: int) -> dict[str, Any]:
