@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import ArtifactError
+from exporter.models.sources import file_sha256
 
 MANIFEST = "manifest.json"
 _FORMAT = 1  # of manifest.json
@@ -31,7 +31,7 @@ def describe_files(folder: Path) -> list[dict[str, object]]:
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             relative = path.relative_to(folder).as_posix()
-            found.append({"path": relative, "bytes": path.stat().st_size, "sha256": _sha256(path)})
+            found.append({"path": relative, "bytes": path.stat().st_size, "sha256": file_sha256(path)})
     return found
 
 
@@ -69,9 +69,21 @@ def changed_files(folder: Path, manifest: Mapping[str, Any]) -> list[Path]:
     changed = []
     for entry in manifest["files"]:
         path = folder / entry["path"]
-        if not path.is_file() or path.stat().st_size != entry["bytes"] or _sha256(path) != entry["sha256"]:
+        if (
+            not path.is_file()
+            or path.stat().st_size != entry["bytes"]
+            or file_sha256(path) != entry["sha256"]
+        ):
             changed.append(path)
     return changed
+
+
+def target_bytes(target: Mapping[str, Any]) -> int:
+    """Bytes of the model's own files where the data says so, else of all files."""
+    for key in ("model_bytes", "total_bytes"):
+        if key in target:
+            return int(target[key])
+    return sum(int(file["bytes"]) for file in target["files"])
 
 
 def check_target(target: Path, needed_bytes: int, force: bool) -> None:
@@ -171,8 +183,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -16,6 +16,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from exporter.artifacts import target_bytes
 from exporter.parity import Continuation, GreedySample, ParityReport, Rung
 from exporter.pictures import SizeBar, bits_class, bits_heat_map, error_chart, size_bars
 from exporter.planning import QuantPlan
@@ -85,14 +86,6 @@ def render_report(data: Mapping[str, Any]) -> str:
         facts={name: _other_facts(target) for name, target in data["targets"].items()},
         task=data["model"].get("task", plan.task),
     )
-
-
-def target_bytes(target: Mapping[str, Any]) -> int:
-    """Bytes of the model's own files where the data says so, else of all files."""
-    for key in ("model_bytes", "total_bytes"):
-        if key in target:
-            return int(target[key])
-    return sum(int(file["bytes"]) for file in target["files"])
 
 
 def _environment() -> Environment:

@@ -15,6 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from exporter.artifacts import target_bytes
 from exporter.parity import ParityReport, Rung, failures
 from exporter.planning import QuantPlan
 
@@ -31,7 +32,10 @@ def render_result(data: Mapping[str, Any], folder: Path | None = None) -> Render
         table.add_column(name, justify=justify, no_wrap=name != "target")  # type: ignore[arg-type]  # literals
     for name, target in data["targets"].items():
         table.add_row(
-            name, f"{plan.float_megabytes:,.1f}", f"{_bytes(target) / 1e6:,.1f}", *_loss(parity.shipped(name))
+            name,
+            f"{plan.float_megabytes:,.1f}",
+            f"{target_bytes(target) / 1e6:,.1f}",
+            *_loss(parity.shipped(name)),
         )
     files = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     files.add_column(no_wrap=True)
@@ -106,14 +110,6 @@ def _judged(rung: Rung) -> str:
     if failures(rung):
         return "MISSED"
     return "held" if any(getattr(rung.limits, gate) is not None for gate in rung.gates) else "none"
-
-
-def _bytes(target: Mapping[str, Any]) -> int:
-    """Bytes of the model's own files where the data says so, else of all files."""
-    for key in ("model_bytes", "total_bytes"):
-        if key in target:
-            return int(target[key])
-    return sum(int(file["bytes"]) for file in target["files"])
 
 
 def _figure(value: float | None, form: str) -> str:

@@ -74,11 +74,8 @@ def resolve(source: str, relative_to: Path) -> ModelFiles | PythonFunction:
 
 def file_sha256(path: Path) -> str:
     """sha256 of a file, read in pieces."""
-    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while piece := stream.read(1 << 22):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _from_folder(source: str, relative_to: Path) -> ModelFiles:
