@@ -28,12 +28,28 @@ class LayerInfo:
 
 
 @dataclass(frozen=True)
+class CacheShape:
+    """What one attention layer keeps of each past token."""
+
+    kv_heads: int
+    head_size: int
+    window: int | None = None  # the layer sees this many tokens back; None: all of them
+
+    def elements(self, max_context: int) -> int:
+        """Numbers that keys and values take for a context of that length, batch 1."""
+        tokens = max_context if self.window is None else min(self.window, max_context)
+        return 2 * tokens * self.kv_heads * self.head_size
+
+
+@dataclass(frozen=True)
 class ModelLayers:
     """Every layer of a model, and how many parameters lie outside them (norms, biases)."""
 
     layers: tuple[LayerInfo, ...]
     other_parameters: int
     description: str  # one line for a person: architecture and size
+    cache: tuple[CacheShape, ...] = ()  # of a language model, per attention layer in network order
+    max_context: int | None = None  # positions that the model was made for, where it says so
 
     def by_name(self) -> dict[str, LayerInfo]:
         """Layers by module path."""

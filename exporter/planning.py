@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from math import prod
 from typing import Any, Protocol
 
 from exporter.errors import Place, PlanError, RecipeError
-from exporter.layers import Kind, LayerInfo, ModelLayers
+from exporter.layers import CacheShape, Kind, LayerInfo, ModelLayers
 from exporter.recipe.folding import listed
 from exporter.recipe.matching import decide_layers
 from exporter.recipe.types import Recipe, Rule, Task
 from exporter.schemes import FLOAT, GROUP_SIZES, QuantScheme
 from exporter.targets import Target
 
-PLAN_FORMAT = 1
+PLAN_FORMAT = 2
 _FLOAT_BYTES = 4
 _SCALE_BITS = 16  # a scale is a bfloat16 number, whatever width a runtime stores it in
 _ZERO_POINT_BITS = 8
@@ -36,6 +36,12 @@ class Capabilities(Protocol):
 
     def layer_bytes(self, layer: LayerInfo, scheme: QuantScheme, target: Target) -> int:
         """Bytes that the layer takes in the written files."""
+
+    def unsupported_cache(self, target: Target, cache: Sequence[CacheShape]) -> str | None:
+        """Why this target cannot hold such a KV cache, or None."""
+
+    def cache_bytes(self, target: Target, cache: Sequence[CacheShape]) -> int:
+        """Bytes of the KV cache at max_context, batch 1."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,7 @@ class Forecast:
     layer_bytes: int
     other_bytes: int  # norms, biases and other parameters, float32
     fixed_bytes: int  # graph, operators, tables: measured once per backend
+    cache_bytes: int = 0  # of the KV cache in memory at max_context, batch 1; not in the files
 
     @property
     def total_bytes(self) -> int:
@@ -188,6 +195,7 @@ class QuantPlan:
                         entry["layer_bytes"],
                         entry["other_bytes"],
                         entry["fixed_bytes"],
+                        entry["cache_bytes"],
                     )
                     for entry in data["targets"]
                 ),
@@ -269,6 +277,7 @@ def make_plan(recipe: Recipe, model: ModelLayers, backends: Mapping[str, Capabil
             sum(layer.bytes[target.backend] for layer in layers),
             model.other_parameters * _FLOAT_BYTES,
             _fixed_bytes(backends[target.backend], model, target),
+            backends[target.backend].cache_bytes(target, model.cache),
         )
         for target in recipe.targets
     )
@@ -331,6 +340,7 @@ class _Lint:
             by_name = self.model.by_name()
             refused = {name: still for name in fallbacks if (still := self.reasons(by_name[name], FLOAT))}
         self.report(refused)
+        self.check_contexts()
         if self.problems:
             raise RecipeError(self.problems)
         schemes = {name: FLOAT if name in fallbacks else rule.scheme for name, rule in self.rules.items()}
@@ -353,6 +363,22 @@ class _Lint:
                 text = f"{target_label(self.recipe.targets[index])}: {reason}"
                 shared.setdefault(owner_of[name], {})[text] = None
         return {name: tuple(shared[owner]) for name, owner in owner_of.items() if owner in shared}
+
+    def check_contexts(self) -> None:
+        """A context beyond the model's own, and a KV cache that a target cannot hold."""
+        for target, place in zip(self.recipe.targets, self.recipe.target_places, strict=True):
+            label = target_label(target)
+            most = self.model.max_context
+            if most is not None and target.max_context > most:
+                text = f"max_context {target.max_context:,} is beyond the {most:,} positions of the model"
+                self.problems.append((place, f"{label}: {text}; set max_context: {most} or less"))
+            if not self.model.cache and target.kv_cache != "float32":
+                text = f"kv_cache {target.kv_cache}, but the model keeps no keys and values; leave it out"
+                self.problems.append((place, f"{label}: {text}"))
+                continue
+            reason = self.backends[target.backend].unsupported_cache(target, self.model.cache)
+            if reason is not None:
+                self.problems.append((place, f"{label}: {reason}"))
 
     def check_groups(self) -> set[str]:
         """Names of layers whose row the group of their scheme does not divide; one problem per row length."""

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
+
+KVCacheType = Literal["float32", "float16", "int8"]
+KV_CACHE_TYPES: tuple[str, ...] = get_args(KVCacheType)
 
 
 @dataclass(frozen=True)
@@ -14,5 +18,6 @@ class Target:
     ep: str = "cpu"  # ONNX Runtime execution provider
     delegate: str = "xnnpack"  # ExecuTorch delegate
     abi: str = "arm64-v8a"
-    max_context: int = 2048  # tokens the KV cache of an ExecuTorch program holds
+    max_context: int = 2048  # longest context, in tokens, that a language model is made for
+    kv_cache: KVCacheType = "float32"  # how keys and values of past tokens are stored
     ort_format: bool = False  # also write model.ort

@@ -111,6 +111,10 @@ def _totals(plan: QuantPlan) -> Table:
         share = forecast.megabytes / plan.float_megabytes if plan.float_megabytes else 1.0
         of = f"{share:.0%} of {plan.float_megabytes:.1f} MB in float32"
         table.add_row(target_label(forecast.target), Text(f"{forecast.megabytes:.1f} MB forecast, {of}"))
+        if forecast.cache_bytes:
+            target = forecast.target
+            size = f"{forecast.cache_bytes / 1e6:.1f} MB in memory"
+            table.add_row("", Text(f"KV cache {target.kv_cache}, {target.max_context:,} tokens: {size}"))
     return table
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from rich.console import Console
 from exporter.backends.executorch import capabilities as executorch
 from exporter.backends.ort import capabilities as onnxruntime
 from exporter.errors import PlanError, RecipeError
-from exporter.layers import LayerInfo, ModelLayers
+from exporter.layers import CacheShape, LayerInfo, ModelLayers
 from exporter.planning import Capabilities, QuantPlan, make_plan
 from exporter.recipe import load_recipe, parse_recipe
 from exporter.schemes import FLOAT
@@ -63,6 +64,11 @@ TINY = decoder(2, 64, 128, 32, 128)
 def plan(rules: str, model: ModelLayers = TINY, head: str = HEAD) -> QuantPlan:
     text = head + LIMITS + "rules:\n" + "".join(f"  - {{{rule}}}\n" for rule in rules.splitlines())
     return make_plan(parse_recipe(text.encode(), Path("r.yaml")), model, BACKENDS)
+
+
+CACHED = replace(
+    TINY, cache=(CacheShape(1, 32, None), CacheShape(1, 32, 64)), max_context=256
+)  # one layer of full attention, one with a window
 
 
 def refused(rules: str, model: ModelLayers = TINY, head: str = HEAD) -> list[str]:
@@ -133,7 +139,7 @@ def test_an_edited_or_foreign_plan_is_refused() -> None:
         PlanError, match=r"^this is not a plan that qexport wrote: KeyError\('format'\); plan again$"
     ):
         QuantPlan.from_json({})
-    with pytest.raises(PlanError, match=r"^plan of format 99; this qexport reads format 1$"):
+    with pytest.raises(PlanError, match=r"^plan of format 99; this qexport reads format 2$"):
         QuantPlan.from_json({**data, "format": 99})
 
 
@@ -339,3 +345,27 @@ def test_the_table_shows_fallbacks_and_notes() -> None:
         "note: parity sets no limit for max_rel, max_kl, min_top1, max_ppl_ratio: measured and reported, not judged\n"
         in out.getvalue()
     )
+
+
+def test_the_kv_cache_is_counted_at_the_longest_context() -> None:
+    head = HEAD.replace("onnxruntime}", "onnxruntime, max_context: 256}").replace(
+        "executorch}", "executorch, max_context: 128}"
+    )
+    made = plan('match: "**", scheme: w8', CACHED, head)
+    whole, windowed = 2 * 32 * 4, 2 * 64 * 32 * 4  # bytes a token; bytes of a full window
+    assert whole * 128 <= made.forecasts[1].cache_bytes <= whole * 128 + windowed + whole * 128
+    assert QuantPlan.from_json(made.to_json()) == made
+
+
+def test_a_context_beyond_the_models_positions_is_refused() -> None:
+    assert refused('match: "**", scheme: w8', CACHED)[:1] == [
+        "r.yaml:8:5: onnxruntime/cpu: max_context 2,048 is beyond the 256 positions of the model; "
+        "set max_context: 256 or less"
+    ]
+
+
+def test_a_kv_cache_type_needs_a_kv_cache() -> None:
+    head = HEAD.replace("onnxruntime}", "onnxruntime, kv_cache: int8}")
+    assert refused('match: "**", scheme: w8', TINY, head) == [
+        "r.yaml:8:5: onnxruntime/cpu: kv_cache int8, but the model keeps no keys and values; leave it out"
+    ]

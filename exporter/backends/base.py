@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from exporter.layers import LayerInfo
+from exporter.layers import CacheShape, LayerInfo
 from exporter.numerics import QuantizedTensor
 from exporter.schemes import QuantScheme
 from exporter.targets import Target
@@ -87,6 +87,12 @@ class Backend(Protocol):
 
     def layer_bytes(self, layer: LayerInfo, scheme: QuantScheme, target: Target) -> int:
         """Bytes that the layer's weight and scales take in the written files. Pure."""
+
+    def unsupported_cache(self, target: Target, cache: Sequence[CacheShape]) -> str | None:
+        """Why this target cannot hold such a KV cache (type, window, max_context), or None. Pure."""
+
+    def cache_bytes(self, target: Target, cache: Sequence[CacheShape]) -> int:
+        """Bytes of the KV cache at max_context, batch 1. Pure."""
 
     def lower(
         self, skeleton: Skeleton, target: Target, folder: Path, progress: Progress

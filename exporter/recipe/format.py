@@ -59,7 +59,7 @@ from exporter.schemes import (
     QuantScheme,
     Weights,
 )
-from exporter.targets import Target
+from exporter.targets import KV_CACHE_TYPES, Target
 
 FORMAT = 1
 ABIS = ("arm64-v8a", "armeabi-v7a", "x86_64", "x86")
@@ -332,6 +332,12 @@ _COMMON_TARGET = {
         "oldest runtime version that the phone may carry",
     ),
     "abi": Field(Choice(ABIS), "the phone's ABI", default="arm64-v8a"),
+    "max_context": Field(
+        Integer(8, 1 << 20), "longest context, in tokens, that a language model is made for", default=2048
+    ),
+    "kv_cache": Field(
+        Choice(KV_CACHE_TYPES), "how keys and values of past tokens are stored", default="float32"
+    ),
 }
 
 _TARGET = Tagged(
@@ -355,9 +361,6 @@ _TARGET = Tagged(
                 **_COMMON_TARGET,
                 "delegate": Field(
                     Text(_WORD, "a delegate such as xnnpack"), "what runs the operators", default="xnnpack"
-                ),
-                "max_context": Field(
-                    Integer(8, 1 << 20), "tokens that the KV cache inside the program holds", default=2048
                 ),
             },
         ),

@@ -5,14 +5,14 @@ Imports nothing heavy: a plan asks `unsupported` and `layer_bytes` without loadi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter.backends.base import ActivationMode, Backend, ModuleRunner, PackedLayer, Progress, TextRunner
 from exporter.backends.executorch import capabilities
 from exporter.errors import ArtifactError
-from exporter.layers import LayerInfo
+from exporter.layers import CacheShape, LayerInfo
 from exporter.schemes import QuantScheme
 from exporter.targets import Target
 
@@ -36,6 +36,14 @@ class ExecuTorchBackend:
     def layer_bytes(self, layer: LayerInfo, scheme: QuantScheme, target: Target) -> int:
         """Bytes that the layer's weight and scales take in model.pte."""
         return capabilities.layer_bytes(layer, scheme, target)
+
+    def unsupported_cache(self, target: Target, cache: Sequence[CacheShape]) -> str | None:
+        """Why this target cannot hold such a KV cache, or None."""
+        return capabilities.unsupported_cache(target, cache)
+
+    def cache_bytes(self, target: Target, cache: Sequence[CacheShape]) -> int:
+        """Bytes of the KV cache at max_context, batch 1."""
+        return capabilities.cache_bytes(target, cache)
 
     def lower(
         self, skeleton: Skeleton, target: Target, folder: Path, progress: Progress

@@ -6,7 +6,9 @@ is allowed, and shows that the refused ones do not run.
 
 from __future__ import annotations
 
-from exporter.layers import LayerInfo
+from collections.abc import Sequence
+
+from exporter.layers import CacheShape, LayerInfo
 from exporter.schemes import QuantScheme
 from exporter.targets import Target
 
@@ -66,3 +68,15 @@ def layer_bytes(layer: LayerInfo, scheme: QuantScheme, target: Target) -> int:
     if isinstance(scheme.group, int):
         return scales * 2 + (0 if layer.tied_to is not None else weights)  # bf16 scales
     return 0 if layer.tied_to is not None else weights + scales * 4
+
+
+def unsupported_cache(target: Target, cache: Sequence[CacheShape]) -> str | None:
+    """Why this target cannot hold such a KV cache, or None."""
+    if target.kv_cache != "float32":
+        return f"kv_cache {target.kv_cache} is not built for ExecuTorch; set kv_cache: float32"
+    return None
+
+
+def cache_bytes(target: Target, cache: Sequence[CacheShape]) -> int:
+    """Bytes of the KV cache at max_context, batch 1."""
+    return sum(layer.elements(target.max_context) for layer in cache) * 4

@@ -20,7 +20,7 @@ from exporter.backends.base import (
     TextRunner,
 )
 from exporter.backends.ort import capabilities
-from exporter.layers import LayerInfo
+from exporter.layers import CacheShape, LayerInfo
 from exporter.schemes import QuantScheme
 
 if TYPE_CHECKING:
@@ -41,6 +41,14 @@ class OrtBackend:
     def layer_bytes(self, layer: LayerInfo, scheme: QuantScheme, target: Target) -> int:
         """Bytes that the layer takes in model.onnx.data."""
         return capabilities.layer_bytes(layer, scheme, target)
+
+    def unsupported_cache(self, target: Target, cache: Sequence[CacheShape]) -> str | None:
+        """Why this target cannot hold such a KV cache, or None."""
+        return capabilities.unsupported_cache(target, cache)
+
+    def cache_bytes(self, target: Target, cache: Sequence[CacheShape]) -> int:
+        """Bytes of the KV cache at max_context, batch 1."""
+        return capabilities.cache_bytes(target, cache)
 
     def lower(
         self, skeleton: Skeleton, target: Target, folder: Path, progress: Progress

@@ -13,8 +13,10 @@ The limits were measured by running each kernel of ONNX Runtime 1.20.1, 1.21.1, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from exporter.backends.base import Target
-from exporter.layers import LayerInfo
+from exporter.layers import CacheShape, LayerInfo
 from exporter.schemes import QuantScheme
 
 BLOCKS = (256, 128, 64, 32, 16)
@@ -148,3 +150,15 @@ def layer_bytes(layer: LayerInfo, scheme: QuantScheme, target: Target) -> int:
     blocks = in_features // block
     zero_points = 0 if scheme.symmetric else -(-blocks * scheme.bits // 8)
     return rows * (in_features * scheme.bits // 8 + blocks * _SCALE_BYTES + zero_points)
+
+
+def unsupported_cache(target: Target, cache: Sequence[CacheShape]) -> str | None:
+    """Why this target cannot hold such a KV cache, or None."""
+    if target.kv_cache != "float32":
+        return f"kv_cache {target.kv_cache} is not built for ONNX Runtime; set kv_cache: float32"
+    return None
+
+
+def cache_bytes(target: Target, cache: Sequence[CacheShape]) -> int:
+    """Bytes of the KV cache at max_context, batch 1."""
+    return sum(layer.elements(target.max_context) for layer in cache) * 4
