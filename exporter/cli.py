@@ -8,11 +8,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -28,6 +30,42 @@ if TYPE_CHECKING:
 _PATH = click.Path(path_type=Path, readable=False)  # whoever opens it says what is wrong
 _recipe_option = click.option("--recipe", "-r", type=_PATH, metavar="R", help="The recipe, a YAML file.")
 _model_option = click.option("--model", "-m", metavar="M", help="A model source in place of the recipe's.")
+
+
+class _Bytes(click.ParamType[int]):
+    """`3GB`, `900MB`: powers of 1000, as the sizes that qexport prints."""
+
+    name = "SIZE"
+    _units = MappingProxyType({"KB": 10**3, "MB": 10**6, "GB": 10**9})
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]B)", str(value).strip(), re.IGNORECASE)
+        if match is None:
+            self.fail(f"{value!r} is not a size such as 3GB or 900MB", param, ctx)
+        return int(float(match[1]) * self._units[match[2].upper()])
+
+
+class _Counts(click.ParamType[tuple[int, ...]]):
+    """`16,128,512`: whole numbers above zero."""
+
+    name = "N,N,…"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in str(value).split(",")]
+        if not all(part.isdigit() and int(part) > 0 for part in parts):
+            self.fail(f"{value!r} is not a list of numbers above zero such as 16,128,512", param, ctx)
+        return tuple(map(int, parts))
+
+
+_max_memory_option = click.option(
+    "--max-memory",
+    type=_Bytes(),
+    help="Most memory that this process may take, such as 3GB. [default: what is free]",
+)
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
 
@@ -37,6 +75,7 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON 
 @click.option("--out", "-o", type=_PATH, metavar="DIR", help="Where the files go. [default: out/RECIPE-NAME]")
 @click.option("--force", is_flag=True, help="Replace a folder that qexport wrote before.")
 @click.option("--dry-run", is_flag=True, help="Stop after the plan.")
+@_max_memory_option
 @click.option("--debug", is_flag=True, help="Show tracebacks and the libraries' own messages.")
 @click.version_option(__version__, prog_name="qexport")
 @click.pass_context
@@ -47,6 +86,7 @@ def cli(
     out: Path | None,
     force: bool,
     dry_run: bool,
+    max_memory: int | None,
     debug: bool,
 ) -> None:
     """One recipe, one set of integers, two mobile runtimes, parity proven on this host.
@@ -76,7 +116,7 @@ def cli(
     if dry_run:
         _print_plan(_load(recipe, model), as_json=False, unfold=False)
         return
-    _run_job(_load(recipe, model), out, force)
+    _run_job(_load(recipe, model), out, force, max_memory)
 
 
 @cli.command()
@@ -126,6 +166,56 @@ def verify(artifact: Path, recipe: Path | None, model: str | None, layers: bool,
         _console(stderr=False).print(render_parity(parity.to_json(), layers))
     if not parity.passed:
         raise GateFailed("parity failed:\n" + "\n".join(f"  - {sentence}" for sentence in parity.failures))
+
+
+@cli.command()
+@click.argument("artifact", type=_PATH)
+@click.option(
+    "--threads",
+    type=click.IntRange(0),
+    default=0,
+    help="Threads for every runtime. [default: all that there are]",
+)
+@click.option("--runtime", multiple=True, metavar="NAME", help="Only this one; may be repeated.")
+@click.option(
+    "--repeats", type=click.IntRange(1), default=5, show_default=True, help="Runs of each measurement."
+)
+@click.option(
+    "--past",
+    type=_Counts(),
+    default="16,128,512,2048",
+    show_default=True,
+    help="Decode behind so many tokens.",
+)
+@click.option(
+    "--prefill", type=_Counts(), default="64,256,1024", show_default=True, help="Prompts of so many tokens."
+)
+@click.option("--quick", is_flag=True, help="One short run of everything: shows that it works, not how fast.")
+@_json_option
+def bench(
+    artifact: Path,
+    threads: int,
+    runtime: tuple[str, ...],
+    repeats: int,
+    past: tuple[int, ...],
+    prefill: tuple[int, ...],
+    quick: bool,
+    as_json: bool,
+) -> None:
+    """Speed, memory and load time of ARTIFACT, a folder that qexport wrote, on this machine."""
+    from exporter.benching import BenchSettings, bench_artifact, render_bench
+    from exporter.progress import Stages
+
+    settings = BenchSettings(
+        threads=threads, repeats=repeats, past=past, prefill=prefill, runtimes=tuple(dict.fromkeys(runtime))
+    )
+    settings = settings.quick() if quick else settings
+    with Stages(_console()).stage("bench") as progress:
+        result = bench_artifact(artifact, settings, progress)
+    if as_json:
+        click.echo(json.dumps(result.to_json(), indent=1))
+    else:
+        _console(stderr=False).print(render_bench(result))
 
 
 @cli.command()
@@ -238,13 +328,13 @@ def _print_plan(recipe: Recipe, as_json: bool, unfold: bool) -> None:
         print_plan(planned, _console(stderr=False), unfold)
 
 
-def _run_job(recipe: Recipe, out: Path | None, force: bool) -> None:
+def _run_job(recipe: Recipe, out: Path | None, force: bool, max_memory: int | None) -> None:
     from exporter.pipeline import run
     from exporter.progress import Stages
     from exporter.summary import render_result
 
     console = _console()
-    result = run(recipe, out or Path("out") / recipe.name, force, Stages(console))
+    result = run(recipe, out or Path("out") / recipe.name, force, Stages(console), max_memory)
     if result.reused:
         console.print("everything is already there and right, byte for byte: nothing was done")
     _console(stderr=False).print(render_result(result.data, result.folder))

@@ -17,6 +17,7 @@ class LayerInfo:
     kind: Kind
     shape: tuple[int, ...]  # of the weight as PyTorch holds it; (out, in) for linear and embedding
     tied_to: str | None = None  # the layer whose weight this one shares; that layer's rule decides
+    fixed: str | None = None  # why its weight cannot be replaced, so that the layer must stay float
 
     @property
     def parameters(self) -> int:

@@ -68,13 +68,14 @@ def plan_recipe(recipe: Recipe) -> tuple[Model, QuantPlan]:
     return model, make_plan(recipe, model.layers(), backends)
 
 
-def run(recipe: Recipe, out: Path, force: bool, stages: Stages) -> Result:
+def run(recipe: Recipe, out: Path, force: bool, stages: Stages, max_memory: int | None = None) -> Result:
     """Export a recipe to `out`, whole or not at all.
 
     Raises GateFailed when parity is missed: the files are then kept beside, in `OUT.failed`.
     """
     with stages.stage("plan"):
         model, plan = plan_recipe(recipe)
+        recipe = replace(recipe, targets=plan.targets)
         job = _job_hash(recipe, plan, model)
         if _holds(out, job):
             changed = changed_files(out, read_manifest(out))
@@ -110,6 +111,7 @@ def verify_artifact(folder: Path, recipe: Recipe | None, source: str | None, sta
         for path in changed_files(folder, manifest):
             stages.say(f"{path}: changed since the export; verified as it is now")
         model, plan = plan_recipe(recipe)
+        recipe = replace(recipe, targets=plan.targets)
         schemes = {layer.name: layer.scheme for layer in plan.layers}
         skeleton = model.skeleton(schemes, integers_of(folder, recipe.targets, schemes))
     with stages.stage("verify") as progress:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from math import prod
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ from exporter.recipe.folding import listed
 from exporter.recipe.matching import decide_layers
 from exporter.recipe.types import Recipe, Rule, Task
 from exporter.schemes import FLOAT, GROUP_SIZES, QuantScheme
-from exporter.targets import Target
+from exporter.targets import DEFAULT_CONTEXT, Target
 
 PLAN_FORMAT = 2
 _FLOAT_BYTES = 4
@@ -107,6 +107,11 @@ class QuantPlan:
     other_parameters: int
     forecasts: tuple[Forecast, ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """The recipe's targets, their context within the model's positions."""
+        return tuple(forecast.target for forecast in self.forecasts)
 
     @property
     def parameters(self) -> int:
@@ -252,6 +257,7 @@ def make_plan(recipe: Recipe, model: ModelLayers, backends: Mapping[str, Capabil
     either stops the plan or, with `on_unsupported: float`, stays float on all of them: the runtimes
     must hold the same numbers.
     """
+    recipe = _within_positions(recipe, model)
     rules = decide_layers(recipe, model)
     lint = _Lint(recipe, model, rules, backends)
     schemes, fallbacks = lint.schemes()
@@ -290,8 +296,20 @@ def make_plan(recipe: Recipe, model: ModelLayers, backends: Mapping[str, Capabil
         layers=layers,
         other_parameters=model.other_parameters,
         forecasts=forecasts,
-        notes=tuple(_notes(recipe)),
+        notes=tuple(_notes(recipe, model)),
     )
+
+
+def _within_positions(recipe: Recipe, model: ModelLayers) -> Recipe:
+    """The default context is no longer than the model's own; a longer one that was asked for is refused later."""
+    most = model.max_context
+    if most is None or most >= DEFAULT_CONTEXT:
+        return recipe
+    targets = tuple(
+        replace(target, max_context=most) if target.max_context == DEFAULT_CONTEXT else target
+        for target in recipe.targets
+    )
+    return replace(recipe, targets=targets)
 
 
 def _fixed_bytes(backend: Capabilities, model: ModelLayers, target: Target) -> int:
@@ -300,8 +318,11 @@ def _fixed_bytes(backend: Capabilities, model: ModelLayers, target: Target) -> i
     return int(measure(model, target)) if measure is not None else 0
 
 
-def _notes(recipe: Recipe) -> Iterator[str]:
-    """What of the recipe has no effect."""
+def _notes(recipe: Recipe, model: ModelLayers) -> Iterator[str]:
+    """What of the recipe has no effect, or another one than its words say."""
+    most = model.max_context
+    if model.cache and most is not None and most < DEFAULT_CONTEXT:
+        yield f"the model was made for {most:,} positions, so max_context is {most:,} where no less is asked for"
     used = {rule.scheme.name for rule in recipe.rules}
     for name, entry in recipe.schemes.items():
         if name not in used:
@@ -348,8 +369,9 @@ class _Lint:
 
     def reasons(self, layer: LayerInfo, scheme: QuantScheme) -> dict[int, str]:
         """Target's index -> why it cannot run the layer."""
+        fixed = None if scheme.is_float else layer.fixed
         found = {
-            index: self.backends[target.backend].unsupported(layer, scheme, target)
+            index: fixed or self.backends[target.backend].unsupported(layer, scheme, target)
             for index, target in enumerate(self.recipe.targets)
         }
         return {index: reason for index, reason in found.items() if reason is not None}

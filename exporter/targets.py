@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+DEFAULT_CONTEXT = 2048  # tokens; less where the model was made for less
 KVCacheType = Literal["float32", "float16", "int8"]
 KV_CACHE_TYPES: tuple[str, ...] = get_args(KVCacheType)
 
@@ -18,6 +19,6 @@ class Target:
     ep: str = "cpu"  # ONNX Runtime execution provider
     delegate: str = "xnnpack"  # ExecuTorch delegate
     abi: str = "arm64-v8a"
-    max_context: int = 2048  # longest context, in tokens, that a language model is made for
+    max_context: int = DEFAULT_CONTEXT  # longest context, in tokens, that a language model is made for
     kv_cache: KVCacheType = "float32"  # how keys and values of past tokens are stored
     ort_format: bool = False  # also write model.ort

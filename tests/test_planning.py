@@ -358,10 +358,18 @@ def test_the_kv_cache_is_counted_at_the_longest_context() -> None:
 
 
 def test_a_context_beyond_the_models_positions_is_refused() -> None:
-    assert refused('match: "**", scheme: w8', CACHED)[:1] == [
-        "r.yaml:8:5: onnxruntime/cpu: max_context 2,048 is beyond the 256 positions of the model; "
+    head = HEAD.replace("onnxruntime}", "onnxruntime, max_context: 300}")
+    assert refused('match: "**", scheme: w8', CACHED, head) == [
+        "r.yaml:8:5: onnxruntime/cpu: max_context 300 is beyond the 256 positions of the model; "
         "set max_context: 256 or less"
     ]
+
+
+def test_the_default_context_is_the_models_where_that_is_shorter() -> None:
+    made = plan('match: "**", scheme: w8', CACHED)
+    assert [target.max_context for target in made.targets] == [256, 256]
+    note = "the model was made for 256 positions, so max_context is 256 where no less is asked for"
+    assert note in made.notes
 
 
 def test_a_kv_cache_type_needs_a_kv_cache() -> None:

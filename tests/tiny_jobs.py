@@ -18,7 +18,7 @@ TEXT = (
     "The harbour lay still under the morning fog. A boat moved slowly past the pier, and nobody on deck "
     "said a word about the storm that was coming from the west. Later the men would speak of little else.\n"
 )
-BOTH = "[{backend: onnxruntime}, {backend: executorch, max_context: 256}]"
+BOTH = "[{backend: onnxruntime, max_context: 256}, {backend: executorch, max_context: 256}]"
 # The model's weights are random, so its logits are nearly flat and the gates must be loose.
 LOOSE = "{lowering: {max_rel: 0.001}, quantisation: {max_kl: 10, min_top1: 0, max_ppl_ratio: 10}"
 RULES = """\

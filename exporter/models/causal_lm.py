@@ -29,7 +29,10 @@ class CausalLM:
 
     def __init__(self, files: ModelFiles, cache: Path) -> None:
         self.files = files
-        self.folder = metadata_folder(files.path, cache) if files.is_gguf else files.path
+        self._gguf_sha256 = file_sha256(files.path) if files.is_gguf else None
+        self.folder = (
+            metadata_folder(files.path, self._gguf_sha256, cache) if self._gguf_sha256 else files.path
+        )
         self._cache = cache
 
     def layers(self) -> ModelLayers:
@@ -38,17 +41,18 @@ class CausalLM:
         entry = layer_list.cache_entry(self._cache, config_text, self.task)
         found = layer_list.read_cached(entry)
         if found is None:
-            found = layer_list.layers_of(self._on_meta(), self._describe())
+            found = layer_list.layers_of(
+                self._on_meta(),
+                self._describe(),
+                layer_list.cache_shapes(self.config),
+                layer_list.max_context(self.config),
+            )
             layer_list.write_cached(entry, found)
         return found
 
     def identity(self) -> dict[str, object]:
         """Source, revision and hashes for the manifest."""
-        weights = (
-            {self.files.path.name: file_sha256(self.files.path)}
-            if self.files.is_gguf
-            else self.checkpoint.sha256()
-        )
+        weights = {self.files.path.name: self._gguf_sha256} if self._gguf_sha256 else self.checkpoint.sha256()
         return {"source": self.files.source, "revision": self.files.revision, "weights_sha256": weights}
 
     @cached_property
@@ -197,16 +201,14 @@ class CausalLMSkeleton:
     def _replacement(
         self, name: str, module: torch.nn.Module, make_layer: LayerFactory
     ) -> torch.nn.Module | None:
-        import torch
-
         if name not in self.layers:
             return None
-        if type(module) not in (torch.nn.Linear, torch.nn.Embedding):
-            raise PlanError(
-                f"layer {name}: {type(module).__name__} does more than the {self.layers[name].info.kind} it derives "
-                "from, so its weight cannot be replaced; give it `scheme: float` in the recipe"
-            )
-        return make_layer(self.layers[name])
+        from exporter.models.derived import combined
+
+        planned = self.layers[name]
+        if planned.info.fixed:
+            raise PlanError(f"layer {name}: {planned.info.fixed}")
+        return combined(module, make_layer(planned), name)
 
 
 @contextlib.contextmanager

