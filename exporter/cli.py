@@ -203,7 +203,8 @@ def bench(
     as_json: bool,
 ) -> None:
     """Speed, memory and load time of ARTIFACT, a folder that qexport wrote, on this machine."""
-    from exporter.benching import BenchSettings, bench_artifact, render_bench
+    from exporter.benching import bench_artifact, render_bench
+    from exporter.benchmarks.results import BenchSettings
     from exporter.progress import Stages
 
     settings = BenchSettings(

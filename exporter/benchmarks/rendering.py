@@ -13,7 +13,7 @@ from rich.text import Text
 from exporter.benchmarks.figures import Memory, Spread
 
 if TYPE_CHECKING:
-    from exporter.benching import BenchResult, RuntimeBench
+    from exporter.benchmarks.results import BenchResult, RuntimeBench
 
 
 def render(result: BenchResult) -> RenderableType:

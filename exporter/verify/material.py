@@ -25,14 +25,12 @@ class Material:
 def material_for(model: CausalLM, recipe: Recipe) -> Material:
     """The recipe's text and prompts, or the package's own. Raises QexportError for a bad text file."""
     tokenizer = model.tokenizer()
-    length = min(
-        [WINDOW, *(target.max_context for target in recipe.targets if target.backend == "executorch")]
-    )
+    length = min([WINDOW, *(target.max_context for target in recipe.targets)])
     found = text_windows(
         load_texts(recipe.parity.text),
         lambda text: tokenizer(text, add_special_tokens=False).input_ids,
         length,
-        tokenizer.bos_token_id,
+        begin_token(tokenizer),
     )
     windows, notes = found.windows, found.notes
     if len(windows) > MOST_WINDOWS:
@@ -40,6 +38,13 @@ def material_for(model: CausalLM, recipe: Recipe) -> Material:
         windows = tuple(windows[i * len(windows) // MOST_WINDOWS] for i in range(MOST_WINDOWS))
     prompts = tuple((text, prompt_tokens(tokenizer, text)) for text in load_prompts(recipe.parity.prompts))
     return Material(windows, prompts, notes)
+
+
+def begin_token(tokenizer: Any) -> int | None:
+    """The token that the tokenizer puts before a text by itself. Some name one and do not: such a model has
+    seldom seen it, and is worse behind it."""
+    begin: int | None = tokenizer.bos_token_id
+    return begin if begin is not None and tokenizer("a").input_ids[:1] == [begin] else None
 
 
 def prompt_tokens(tokenizer: Any, text: str) -> tuple[int, ...]:

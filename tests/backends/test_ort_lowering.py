@@ -15,7 +15,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from ort_skeleton import MemorySkeleton
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from exporter.backends.base import Target
 from exporter.backends.ort import OrtBackend
@@ -106,7 +115,11 @@ def test_opening_with_float_activations_leaves_the_folder_alone(w4: Written) -> 
 
 
 def feeds_for(session: onnxruntime.InferenceSession, ids: Any, mask: Any, length: int = 0) -> dict[str, Any]:
-    feeds = {"input_ids": np.asarray(ids, np.int64), "attention_mask": np.asarray(mask, np.int64)}
+    feeds = {
+        "input_ids": np.asarray(ids, np.int64),
+        "attention_mask": np.asarray(mask, np.int64),
+        "logits_range": np.asarray([0, -1], np.int64),  # of every token
+    }
     for entry in session.get_inputs():
         if entry.name.startswith("past"):
             shape = (len(ids), entry.shape[1], length, entry.shape[3])
@@ -125,7 +138,11 @@ def test_padding_does_not_change_a_row(tmp_path: Path, file: str, left: bool) ->
     blank, ones = [0] * 4, [1] * 5
     ids = [long, blank + short] if left else [long, short + blank]
     mask = [[1] * 9, blank + ones] if left else [[1] * 9, ones + blank]
-    logits, *present = session.run(None, feeds_for(session, ids, mask))
+    feeds = feeds_for(session, ids, mask)
+    logits, *present = session.run(None, feeds)
+    last = session.run(["logits"], {k: v for k, v in feeds.items() if k != "logits_range"})[0]
+    assert last.shape == (2, 1, 128)  # nobody asked for more than each row's last token
+    close(last[:, 0], np.stack([logits[0, 8], logits[1, 8 if left else 4]]))
     close(logits[0], reference(written.skeleton, long))
     close(logits[1, 4:] if left else logits[1, :5], reference(written.skeleton, short))
     names = [x.name.replace("present", "past_key_values") for x in session.get_outputs()[1:]]
@@ -159,7 +176,7 @@ def test_cache_buffers_of_full_length_are_shared(w4: Written) -> None:
         binding.bind_output("logits")
         session.run_with_iobinding(binding)
         rows.append(binding.get_outputs()[-1].numpy()[0].copy())
-    close(np.concatenate(rows), reference(w4.skeleton, TOKENS[:8]))
+    close(np.concatenate(rows), reference(w4.skeleton, TOKENS[:8])[5:])
 
 
 SCHEMES = [
@@ -212,8 +229,10 @@ def test_a_tied_table_lies_once_in_the_file(w4: Written) -> None:
 
 def test_quantised_nodes_carry_their_module_path(w4: Written) -> None:
     model = onnx.load(w4.folder / "model.onnx", load_external_data=False)
-    names = {n.name for n in model.graph.node if n.op_type in ("MatMulNBits", "GatherBlockQuantized")}
-    assert names == set(w4.skeleton.layers)
+    nodes = [n.name for n in model.graph.node if n.op_type in ("MatMulNBits", "GatherBlockQuantized")]
+    names = [name for node in nodes for name in node.split("|")]
+    assert sorted(names) == sorted(w4.skeleton.layers)
+    assert "model.layers.0.mlp.gate_proj|model.layers.0.mlp.up_proj" in nodes
     assert [x.name for x in model.graph.input][:3] == ["input_ids", "attention_mask", "past_key_values.0.key"]
     assert [x.name for x in model.graph.output][:3] == ["logits", "present.0.key", "present.0.value"]
 
@@ -383,3 +402,70 @@ def test_a_full_context_is_refused(w4: Written) -> None:
         "2048 tokens after 2 do not fit the context of 2048; pass at least one token, and reset the cache"
         " before it is full"
     )
+
+
+def gemma() -> Gemma3ForCausalLM:
+    """Norms of queries and keys, weights of 1 + w, norms behind each block, two rotary bases, windows."""
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=16,
+        vocab_size=128,
+        sliding_window=5,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+        query_pre_attn_scalar=16,
+        initializer_range=0.2,
+        attn_implementation="eager",
+    )
+    return Gemma3ForCausalLM(config)
+
+
+def qwen() -> Qwen2ForCausalLM:
+    """Biases of queries, keys and values."""
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=128,
+        eos_token_id=1,
+        initializer_range=0.2,
+    )
+    model = Qwen2ForCausalLM(config)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "applied"),
+    [
+        (gemma, {"rotary": 3, "rms_norm": 19, "packed_qkv": 0, "packed_siblings": 6}),
+        (qwen, {"rotary": 2, "rms_norm": 5, "skip_norm": 4, "packed_qkv": 2, "packed_siblings": 2}),
+    ],
+    ids=["gemma", "qwen"],
+)
+def test_other_architectures(
+    tmp_path: Path, model: Callable[[], torch.nn.Module], applied: dict[str, int]
+) -> None:
+    def scheme_of(name: str) -> QuantScheme:
+        return FLOAT if "embed" in name or "lm_head" in name else W4
+
+    skeleton = MemorySkeleton(model(), scheme_of)
+    written = write(skeleton, tmp_path / "ort")
+    counts = {name: facts["applied"] for name, facts in written.facts["passes"].items()}
+    assert {name: counts[name] for name in applied} == applied
+    runner = BACKEND.open_text(written.folder, "float")
+    rows = np.concatenate([runner.forward(TOKENS[:12]), *[runner.forward([t]) for t in TOKENS[12:]]])
+    close(rows, reference(skeleton, TOKENS), 2 * NOISE)  # up to twice as many norms in sequence
+    found, integers = BACKEND.read_back(written.folder), skeleton.integers()
+    assert sorted(found) == sorted(integers)
+    for name, tensor in integers.items():
+        np.testing.assert_array_equal(found[name].values, tensor.values, err_msg=name)

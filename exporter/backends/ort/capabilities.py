@@ -24,6 +24,17 @@ OLDEST_RUNTIME: tuple[int, ...] = (1, 20)
 # GroupQueryAttention's local_window_size = w saw w + 1 tokens up to 1.23 and sees w from 1.24 on.
 SLIDING_WINDOW_RUNTIME: tuple[int, ...] = (1, 24)
 _SCALE_BYTES = 4
+# What GroupQueryAttention does with other caches on CPU, each run in 1.23.2, 1.24.4, 1.26.0, 1.28.0 and 1.32.0.
+_CACHE_REASONS = {
+    "float16": (
+        "ONNX Runtime's attention on CPU keeps float16 keys only beside float16 queries; with float32"
+        " ones it converts the whole cache at every step"
+    ),
+    "int8": (
+        "ONNX Runtime's attention on CPU (1.28 and later) keeps int8 keys and values only by scales fixed"
+        " at export, and nothing here measures their ranges"
+    ),
+}
 
 
 def parse_version(text: str) -> tuple[int, ...] | None:
@@ -154,11 +165,15 @@ def layer_bytes(layer: LayerInfo, scheme: QuantScheme, target: Target) -> int:
 
 def unsupported_cache(target: Target, cache: Sequence[CacheShape]) -> str | None:
     """Why this target cannot hold such a KV cache, or None."""
-    if target.kv_cache != "float32":
-        return f"kv_cache {target.kv_cache} is not built for ONNX Runtime; set kv_cache: float32"
-    return None
+    reason = _CACHE_REASONS.get(target.kv_cache)
+    return None if reason is None else f"kv_cache {target.kv_cache}: {reason}; set kv_cache: float32"
 
 
 def cache_bytes(target: Target, cache: Sequence[CacheShape]) -> int:
-    """Bytes of the KV cache at max_context, batch 1."""
-    return sum(layer.elements(target.max_context) for layer in cache) * 4
+    """Bytes of the KV cache at max_context, batch 1.
+
+    Layers with a sliding window keep every token too: the operator drops old ones by itself
+    (sliding_window_cache) only in runtimes after 1.28, and older ones refuse the attribute.
+    """
+    per_token = sum(2 * layer.kv_heads * layer.head_size for layer in cache)
+    return per_token * target.max_context * 4

@@ -28,15 +28,18 @@ _GENERIC_TOKENIZER = "PreTrainedTokenizerFast"
 _UNKNOWN_TOKENIZERS = ("TokenizersBackend",)
 
 
-def write(skeleton: Skeleton, folder: Path) -> None:
-    """Write genai_config.json and copy the tokenizer. Raises LoweringError where a value is missing."""
-    config = config_for(skeleton.config, _generation_config(skeleton.tokenizer_folder))
+def write(skeleton: Skeleton, folder: Path, context: int) -> None:
+    """Write genai_config.json and copy the tokenizer. Raises LoweringError where a value is missing.
+
+    `context`: the longest context, in tokens, that the artifact is made for.
+    """
+    config = config_for(skeleton.config, _generation_config(skeleton.tokenizer_folder), context)
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if skeleton.tokenizer_folder is not None:
         copy_tokenizer(skeleton.tokenizer_folder, folder)
 
 
-def config_for(config: Any, generation: dict[str, Any]) -> dict[str, Any]:
+def config_for(config: Any, generation: dict[str, Any], context: int) -> dict[str, Any]:
     """genai_config.json's content from transformers' configuration and generation_config.json."""
     text = config.get_text_config()
     layers, heads = int(text.num_hidden_layers), int(text.num_attention_heads)
@@ -50,7 +53,6 @@ def config_for(config: Any, generation: dict[str, Any]) -> dict[str, Any]:
         raise LoweringError("the model's configuration names no eos_token_id: generation would never end")
     first_eos = eos[0] if isinstance(eos, list) else eos
     bos, pad = setting("bos_token_id"), setting("pad_token_id")
-    context = int(text.max_position_embeddings)
     return {
         "model": {
             "type": _MODEL_TYPE,

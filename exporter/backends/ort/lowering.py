@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx_ir as ir
 import torch
 
 from exporter.backends.base import Progress, Target
-from exporter.backends.ort import capabilities, cleanup, genai, storage
+from exporter.backends.ort import capabilities, genai, passes, storage
+from exporter.backends.ort.names import LAST_TOKEN, LOGITS_RANGE
+from exporter.backends.ort.passes import naming
 from exporter.backends.ort.tracing import Traced, trace_module, trace_text
 from exporter.errors import LoweringError
 
@@ -32,20 +35,24 @@ def lower(skeleton: Skeleton, target: Target, folder: Path, progress: Progress) 
     """
     progress("tracing", 0.0)
     is_text = skeleton.task == "text-generation"
-    traced = trace_text(skeleton) if is_text else trace_module(skeleton)
+    traced = trace_text(skeleton, target.max_context) if is_text else trace_module(skeleton)
     progress("translating to ONNX", 0.4)
     model = to_onnx(traced)
-    external = cleanup.clean(model, traced.dimensions, traced.context)
-    used = cleanup.operators(model)
+    outcomes = passes.run(model, traced.context)
+    if traced.context is not None:
+        _give_default(model.graph, LOGITS_RANGE, LAST_TOKEN)
+    external = naming.name_all(model, traced.dimensions)
+    used = naming.operators(model)
     min_runtime = _min_runtime(skeleton, model, target)
     storage.write(model, folder, external, lambda what, share: progress(what, 0.8 + 0.15 * share))
-    if is_text:
-        genai.write(skeleton, folder)
+    if traced.context is not None:
+        genai.write(skeleton, folder, traced.context)
     facts: dict[str, object] = {
         "operators": used,
         "min_runtime": min_runtime,
         "opset": OPSET,
         "nodes": len(list(model.graph)),
+        "passes": outcomes,
     }
     if target.ort_format:
         progress("converting to ORT format", 0.95)
@@ -59,14 +66,14 @@ def lower(skeleton: Skeleton, target: Target, folder: Path, progress: Progress) 
 
 
 def to_onnx(traced: Traced) -> ir.Model:
-    """torch.export program -> optimised onnx-ir model. Raises LoweringError."""
+    """torch.export program -> onnx-ir model, as translated. Raises LoweringError."""
     with _quiet():
         try:
             program = torch.onnx.export(
                 traced.program,
                 opset_version=OPSET,
                 dynamo=True,
-                optimize=True,
+                optimize=False,
                 verbose=False,
                 input_names=list(traced.inputs),
                 output_names=list(traced.outputs),
@@ -79,6 +86,13 @@ def to_onnx(traced: Traced) -> ir.Model:
             ) from problem
     assert program is not None  # None only with dynamo=False
     return program.model
+
+
+def _give_default(graph: ir.Graph, name: str, value: Sequence[int]) -> None:
+    """Make an input optional: an initializer of the same name is what a caller gets who leaves it out."""
+    entry = next(x for x in graph.inputs if x.name == name)
+    entry.const_value = ir.tensor(np.asarray(value, np.int64), name=name)
+    graph.register_initializer(entry)
 
 
 @contextmanager

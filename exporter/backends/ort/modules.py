@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import torch
 
+from exporter.backends.ort.names import LAYER_KEY
 from exporter.backends.ort.packing import PackedWeight, pack
 from exporter.models.skeleton import LayerFactory, PlannedLayer
 from exporter.schemes import QuantScheme
-
-LAYER_KEY = "qexport.layer"  # metadata of a traced node: module path of the layer it computes
 
 
 def accuracy_level(scheme: QuantScheme) -> int:
@@ -56,17 +55,21 @@ class PackedLinear(_PackedLayer):
             "block_size": self.block,
             "accuracy_level": self.level,
         }
-        y = torch.onnx.ops.symbolic(
+        inputs: list[torch.Tensor | None] = [x, self.data, self.scales]
+        if self.zero_points is not None or self.bias is not None:
+            inputs.append(self.zero_points)
+        if self.bias is not None:
+            inputs += [None, self.bias]  # between them: the order of the inputs, for other quantisers
+        y: torch.Tensor = torch.onnx.ops.symbolic(
             "com.microsoft::MatMulNBits",
-            (x, self.data, self.scales, *(() if self.zero_points is None else (self.zero_points,))),
+            inputs,
             attributes,  # type: ignore[arg-type]  # torch's annotation is an invariant dict
             dtype=x.dtype,
             shape=(*x.shape[:-1], self.out_features),
             version=1,
             metadata_props=self.metadata,
         )
-        # the operator's own bias input is younger than the oldest runtime we support
-        return y if self.bias is None else y + self.bias
+        return y
 
 
 class PackedEmbedding(_PackedLayer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from exporter.backends.base import PackedLayer
+from exporter.backends.ort.names import members
 from exporter.backends.ort.packing import unpack_codes
 from exporter.backends.ort.storage import DATA, MODEL
 from exporter.errors import ArtifactError
@@ -49,39 +51,43 @@ def read_back(folder: Path) -> dict[str, PackedLayer]:
             for place in _PLACES[node.op_type]:
                 name = node.input[place] if place < len(node.input) else ""
                 parts.append(_stored(initializers[name], data, folder) if name else None)
-            layers[node.name] = _unpack(node, parts, counted)
+            layers |= {layer.name: layer for layer in _unpack(node, parts, counted)}
     return layers
 
 
-def _unpack(node: onnx.NodeProto, parts: list[_Stored | None], counted: set[tuple[int, int]]) -> PackedLayer:
-    """One operator's inputs -> our integers. Bytes already in `counted` are another layer's."""
+def _unpack(
+    node: onnx.NodeProto, parts: list[_Stored | None], counted: set[tuple[int, int]]
+) -> Iterator[PackedLayer]:
+    """One operator's inputs -> the integers of its layers. Bytes already in `counted` are another's."""
     data, scales, zeros = parts
     assert data is not None and scales is not None  # required inputs of both operators
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     bits, block = int(attributes.get("bits", 4)), int(attributes["block_size"])
-    packed = data.array.reshape(data.array.shape[0], -1).view(np.uint8)
+    rows = data.array.shape[0]
+    packed = data.array.reshape(rows, -1).view(np.uint8)
     in_features = int(attributes.get("K", packed.shape[1] * 8 // bits))
     blocks = -(-in_features // block)
-    values = unpack_codes(packed, bits, in_features)
-    stored_scales = np.ascontiguousarray(scales.array, np.float32).reshape(-1, blocks)
-    zero_points = None
-    if zeros is not None:
-        zero_points = unpack_codes(zeros.array.reshape(packed.shape[0], -1).view(np.uint8), bits, blocks)
-    canonical, canonical_zeros, group = canonical_granularity(stored_scales, zero_points, in_features)
+    stored_scales = np.ascontiguousarray(scales.array, np.float32).reshape(rows, blocks)
+    stored_zeros = None if zeros is None else zeros.array.reshape(rows, -1).view(np.uint8)
     # A tied layer reads its owner's bytes. (torch.onnx also lets two layers share scales or zero points
     # of less than a kilobyte that happen to be equal; each is counted, as the plan does.)
     place = (data.offset, data.length)
-    size = 0 if place in counted else sum(part.length for part in parts if part is not None)
+    per_row = 0 if place in counted else sum(part.length for part in parts if part is not None) // rows
     counted.add(place)
-    return PackedLayer(
-        name=node.name,
-        bits=bits,
-        group=group,
-        values=np.ascontiguousarray(values),
-        scales=canonical,
-        zero_points=canonical_zeros,
-        bytes=size,
-    )
+    for name, own in members(node, rows):
+        zero_points = None if stored_zeros is None else unpack_codes(stored_zeros[own], bits, blocks)
+        canonical, canonical_zeros, group = canonical_granularity(
+            stored_scales[own], zero_points, in_features
+        )
+        yield PackedLayer(
+            name=name,
+            bits=bits,
+            group=group,
+            values=np.ascontiguousarray(unpack_codes(packed[own], bits, in_features)),
+            scales=canonical,
+            zero_points=canonical_zeros,
+            bytes=per_row * (own.stop - own.start),
+        )
 
 
 def _mapped(path: Path) -> mmap.mmap:

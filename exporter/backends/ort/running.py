@@ -12,12 +12,14 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from exporter.backends.base import ActivationMode
+from exporter.backends.ort.names import EVERY_TOKEN, LOGITS_RANGE, members
 from exporter.backends.ort.storage import MODEL
 from exporter.errors import ArtifactError
 
 _PAST = "past_key_values."
 _PRESENT = "present."
 _ACCURACY = "accuracy_level"
+_CACHE_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
 
 
 class OrtTextRunner:
@@ -30,10 +32,10 @@ class OrtTextRunner:
         self._session = session
         self._past_names = [x.name for x in session.get_inputs() if x.name.startswith(_PAST)]
         self._outputs = ["logits", *(_PRESENT + name.removeprefix(_PAST) for name in self._past_names)]
-        self._empty = {
-            x.name: np.zeros((1, x.shape[1], 0, x.shape[3]), np.float32)
-            for x in session.get_inputs()
-            if x.name.startswith(_PAST)
+        self._empty = {x.name: _empty_past(x) for x in session.get_inputs() if x.name.startswith(_PAST)}
+        self._every_token = {
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(wanted)
+            for name, wanted in _every_token(session).items()
         }
         self._length = 0
         self._cache: dict[str, Any] = {}
@@ -56,6 +58,7 @@ class OrtTextRunner:
             "input_ids": onnxruntime.OrtValue.ortvalue_from_numpy(np.asarray([list(tokens)], np.int64)),
             "attention_mask": onnxruntime.OrtValue.ortvalue_from_numpy(np.ones((1, total), np.int64)),
             **self._cache,
+            **self._every_token,
         }
         logits, *present = self._session.run_with_ort_values(self._outputs, feeds)
         self._cache = dict(zip(self._past_names, present, strict=True))
@@ -127,21 +130,44 @@ def layer_outputs(
     Raises ArtifactError for a name that is no quantised layer of the file.
     """
     model = onnx.load(folder / MODEL, load_external_data=False)
-    values = {node.name: node.output[0] for node in model.graph.node if node.domain == "com.microsoft"}
-    unknown = [name for name in names if name not in values]
+    places = {
+        name: (node.output[0], own)
+        for node in model.graph.node
+        if node.op_type == "MatMulNBits" and node.domain == "com.microsoft"
+        for name, own in members(node, _rows(node))
+    }
+    unknown = [name for name in names if name not in places]
     if unknown:
         raise ArtifactError(f"{folder / MODEL}: no quantised layer is called {', '.join(unknown)}")
-    own = {x.name for x in model.graph.output}
-    session = open_session(folder, "float", [values[n] for n in names if values[n] not in own])
+    values = sorted({places[name][0] for name in names})
+    own_outputs = {x.name for x in model.graph.output}
+    session = open_session(folder, "float", [value for value in values if value not in own_outputs])
     feeds: dict[str, NDArray[Any]] = {
         "input_ids": np.asarray([list(tokens)], np.int64),
         "attention_mask": np.ones((1, len(tokens)), np.int64),
     }
-    for entry in session.get_inputs():
-        if entry.name.startswith(_PAST):
-            feeds[entry.name] = np.zeros((1, entry.shape[1], 0, entry.shape[3]), np.float32)
-    outputs = session.run([values[name] for name in names], feeds)
-    return {name: output[0] for name, output in zip(names, outputs, strict=True)}
+    feeds |= {
+        entry.name: _empty_past(entry) for entry in session.get_inputs() if entry.name.startswith(_PAST)
+    }
+    feeds |= _every_token(session)
+    found = dict(zip(values, session.run(values, feeds), strict=True))
+    return {name: found[places[name][0]][0][..., places[name][1]] for name in names}
+
+
+def _every_token(session: onnxruntime.InferenceSession) -> dict[str, NDArray[Any]]:
+    """The input that asks for the logits of every token, where the graph has it."""
+    optional = [x.name for x in session.get_overridable_initializers()]
+    return {LOGITS_RANGE: np.asarray(EVERY_TOKEN, np.int64)} if LOGITS_RANGE in optional else {}
+
+
+def _rows(node: onnx.NodeProto) -> int:
+    """Output features of a MatMulNBits node."""
+    return next(int(attribute.i) for attribute in node.attribute if attribute.name == "N")
+
+
+def _empty_past(entry: Any) -> NDArray[Any]:
+    """A cache of no tokens for one of the session's inputs, batch 1."""
+    return np.zeros((1, entry.shape[1], 0, entry.shape[3]), _CACHE_TYPES[entry.type])
 
 
 def _edited(path: Path, activations: ActivationMode, extra_outputs: Sequence[str]) -> bytes:

@@ -11,6 +11,7 @@ import torch
 
 from exporter.backends.ort import attention
 from exporter.backends.ort.modules import layer_factory
+from exporter.backends.ort.names import EVERY_TOKEN, LOGITS_RANGE
 from exporter.errors import QexportError, TraceError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from exporter.models.skeleton import Skeleton
 
 # Marks the position ids in the traced graph, so that what is computed from them alone (rotary
-# tables) can be found; fusions.py takes the marker out again.
+# tables) can be found; the pass takes the marker out again.
 POSITIONS = "qexport::Positions"
 
 
@@ -31,7 +32,7 @@ class Traced:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     dimensions: dict[str, tuple[str | int, ...]]  # symbolic shapes by input or output name
-    context: int | None  # tokens that a language model can see
+    context: int | None  # tokens that a language model is made for
 
 
 class TextModel(torch.nn.Module):
@@ -39,7 +40,8 @@ class TextModel(torch.nn.Module):
 
     Left padding: GroupQueryAttention wants each row's valid tokens first. Row b of input_ids is
     rotated left by its leading padding, the cache then holds valid tokens only, positions count from
-    there, and the hidden states are rotated back before the output layer. Positions come from the
+    there, and the hidden states are rotated back before the output layer, which reads the last valid
+    token of each row alone unless the caller asks for all (LOGITS_RANGE). Positions come from the
     mask, never from the cache's shape, so a runtime may pass a buffer of the full length.
     """
 
@@ -52,9 +54,10 @@ class TextModel(torch.nn.Module):
         input_ids: torch.Tensor,  # (batch, new)
         attention_mask: torch.Tensor,  # (batch, total): 1 valid, 0 padding
         past_key_values: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        logits_range: torch.Tensor,  # (2,): see LOGITS_RANGE
     ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
-        """Logits (batch, new, vocabulary) and the cache with the new tokens."""
-        batch, new = input_ids.shape
+        """Logits (batch, new or 1, vocabulary) and the cache with the new tokens."""
+        new = input_ids.shape[1]
         total = attention_mask.shape[1]
         of_new = attention_mask[:, total - new :]
         padding = of_new.argmax(dim=1, keepdim=True)  # (batch, 1): index of the first valid token
@@ -62,26 +65,26 @@ class TextModel(torch.nn.Module):
         # torch.onnx cannot take a remainder by a symbolic size; both indices are off by one turn at most
         source = steps + padding  # (batch, new)
         source = torch.where(source >= new, source - new, source)
-        valid = attention_mask.sum(1)
-        positions = (valid - of_new.sum(1))[:, None] + steps
+        valid, valid_new = attention_mask.sum(1), of_new.sum(1)
+        positions = (valid - valid_new)[:, None] + steps
         positions = torch.onnx.ops.symbolic(
             POSITIONS, (positions,), dtype=positions.dtype, shape=positions.shape, version=1
         )
         back = steps - padding
-        back = torch.where(back < 0, back + new, back) + torch.arange(batch)[:, None] * new
+        back = torch.where(back < 0, back + new, back)
+        wanted = _range(torch.cat([back, valid_new[:, None] - 1], dim=1), logits_range, back.shape)
         cache = attention.KVCache(
             past=list(past_key_values),
             seqlens=(valid - 1).to(torch.int32),
             total=torch.scalar_tensor(total, dtype=torch.int32),
         )
 
-        def rotate_back(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        def pick(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
             hidden, *rest = args  # (batch, new, hidden)
-            rows = hidden.reshape(batch * new, hidden.shape[2]).index_select(0, back.reshape(batch * new))
-            return (rows.reshape(batch, new, hidden.shape[2]), *rest)
+            return (_rows(hidden, wanted), *rest)
 
         head: torch.nn.Module = self.net.get_output_embeddings()  # type: ignore[operator]
-        hook = head.register_forward_pre_hook(rotate_back)
+        hook = head.register_forward_pre_hook(pick)
         try:
             with attention.kv_cache(cache):
                 logits = self.net(
@@ -101,7 +104,29 @@ class TextModel(torch.nn.Module):
         return logits, [cache.present[layer] for layer in range(len(past_key_values))]
 
 
-def trace_text(skeleton: Skeleton) -> Traced:
+def _range(columns: torch.Tensor, limits: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """columns[:, limits[0] : limits[1]] by a node whose size no trace can know; `shape` stands for it."""
+    first, end = torch.split(limits, 1)
+    axis = torch.ones(1, dtype=torch.long)
+    return torch.onnx.ops.symbolic(
+        "Slice", (columns, first, end, axis), dtype=columns.dtype, shape=shape, version=13
+    )
+
+
+def _rows(hidden: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """hidden[b, index[b]], however many there are: (batch, new, hidden), (batch, n) -> (batch, n, hidden)."""
+    attributes: dict[str, int | float | str | bool] = {"batch_dims": 1}
+    return torch.onnx.ops.symbolic(
+        "GatherND",
+        (hidden, index[:, :, None]),
+        attributes,  # type: ignore[arg-type]  # torch's annotation is an invariant dict
+        dtype=hidden.dtype,
+        shape=hidden.shape,
+        version=13,
+    )
+
+
+def trace_text(skeleton: Skeleton, max_context: int) -> Traced:
     """Trace a language model. Raises TraceError or LoweringError."""
     net = skeleton.build(layer_factory(), attention.register())
     if net.get_output_embeddings() is None:  # type: ignore[operator]
@@ -116,12 +141,14 @@ def trace_text(skeleton: Skeleton) -> Traced:
         "input_ids": torch.zeros(batch, new, dtype=torch.long),
         "attention_mask": torch.ones(batch, past + new, dtype=torch.long),
         "past_key_values": kv,
+        "logits_range": torch.tensor(EVERY_TOKEN),
     }
     dynamic = torch.export.Dim.DYNAMIC
     shapes = {
         "input_ids": {0: dynamic, 1: dynamic},
         "attention_mask": {0: dynamic, 1: dynamic},
         "past_key_values": [({0: dynamic, 2: dynamic}, {0: dynamic, 2: dynamic})] * layers,
+        "logits_range": None,
     }
     program = _export(TextModel(net), (), inputs, shapes)
     pairs = [f"{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
@@ -130,16 +157,17 @@ def trace_text(skeleton: Skeleton) -> Traced:
     dimensions: dict[str, tuple[str | int, ...]] = {
         "input_ids": ("batch_size", "sequence_length"),
         "attention_mask": ("batch_size", "total_sequence_length"),
-        "logits": ("batch_size", "sequence_length", text.vocab_size),
+        # what a caller gets who does not set logits_range; onnxruntime-genai reads the size from here
+        "logits": ("batch_size", 1, text.vocab_size),
     }
     dimensions |= dict.fromkeys(past_names, ("batch_size", heads, "past_sequence_length", size))
     dimensions |= dict.fromkeys(present_names, ("batch_size", heads, "total_sequence_length", size))
     return Traced(
         program,
-        ("input_ids", "attention_mask", *past_names),
+        ("input_ids", "attention_mask", *past_names, LOGITS_RANGE),
         ("logits", *present_names),
         dimensions,
-        int(text.max_position_embeddings),
+        min(max_context, int(text.max_position_embeddings)),
     )
 
 

@@ -1,45 +1,34 @@
-"""From torch.onnx's graph to the one we ship: fused norms, names that a person knows, no traces."""
+"""Names that a person knows and no traces of the machine that exported, once the passes are done."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import onnx_ir as ir
-import onnx_ir.passes.common as passes
-from onnxscript.rewriter.ort_fusions.rms_normalization import fuse_rms_normalization
-from onnxscript.rewriter.ort_fusions.skip_normalization import fuse_skip_rms_normalization
+import onnx_ir.passes.common as common
 
-from exporter.backends.ort import fusions
-from exporter.backends.ort.modules import LAYER_KEY
+from exporter.backends.ort.names import LAYER_KEY, ROWS_KEY
 
 PREFIX = "net."  # of every parameter in a traced wrapper
 QUANTISED = ("MatMulNBits", "GatherBlockQuantized")
 
 
-def clean(model: ir.Model, dimensions: Mapping[str, tuple[str | int, ...]], context: int | None) -> set[str]:
-    """Clean in place; returns the names of the quantised layers' initializers.
-
-    `context`: tokens that a language model can see, None for another module.
-    """
-    if context is not None:
-        fusions.fuse_rotary(model, context)
-    fusions.drop_round_trips(model.graph)
-    fuse_rms_normalization(model)
-    fuse_skip_rms_normalization(model)
-    passes.CommonSubexpressionEliminationPass()(model)
-    passes.RemoveUnusedNodesPass()(model)
-    passes.RemoveUnusedOpsetsPass()(model)
+def name_all(model: ir.Model, dimensions: Mapping[str, tuple[str | int, ...]]) -> set[str]:
+    """In place; returns the names of the quantised layers' initializers."""
+    rows = {node: node.metadata_props[ROWS_KEY] for node in model.graph if ROWS_KEY in node.metadata_props}
     _name_nodes(model.graph)
     _name_initializers(model.graph)
     _name_dimensions(model.graph, dimensions)
     # torch's exporter leaves stack traces, with paths of the building machine, in the metadata
-    passes.ClearMetadataAndDocStringPass()(model)
+    common.ClearMetadataAndDocStringPass()(model)
     for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
         value.metadata_props.clear()
     for node in model.graph:
         for value in node.outputs:
             value.metadata_props.clear()
             value.doc_string = None
+    for node, text in rows.items():
+        node.metadata_props[ROWS_KEY] = text
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
     model.doc_string = model.graph.doc_string = None
@@ -82,6 +71,8 @@ def _name_initializers(graph: ir.Graph) -> None:
     number = 0
     for value in list(graph.initializers.values()):
         name = value.name or ""
+        if value.is_graph_input():
+            continue  # a default
         if name.startswith(PREFIX):
             new = name.removeprefix(PREFIX)
         else:

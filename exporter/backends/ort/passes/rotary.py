@@ -1,19 +1,21 @@
-"""Rewrites that torch.onnx leaves undone: rotary positions inside GroupQueryAttention, and reshapes
-that lead back to where they began.
+"""Rotary positions inside GroupQueryAttention.
 
-Rotary: transformers applies q * cos + rotate_half(q) * sin before the attention function is asked.
+transformers applies q * cos + rotate_half(q) * sin before the attention function is asked.
 GroupQueryAttention does the same from a table of cosines and sines by position (do_rotary). The table
 is not stored: its nodes are those of the trace, fed with 0, 1, 2, … instead of the step's positions,
-and ONNX Runtime folds them once when it loads the model.
+and ONNX Runtime folds them once when it loads the model. Layers that turn by the same angles share one
+table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+
+from exporter.backends.ort.passes.matching import constant, insert_before, integers, producer
+from exporter.backends.ort.passes.outcome import Outcome
 
 _ATTENTION = "GroupQueryAttention"
 _POSITIONS = "Positions"
@@ -28,86 +30,60 @@ class _Rotation:
     sine: ir.Value
 
 
-def fuse_rotary(model: ir.Model, context: int) -> int:
+def fuse_rotary(model: ir.Model, context: int) -> Outcome:
     """Move rotary positions into every attention node whose trace has the half-rotating form.
 
-    Returns how many were fused; the others keep their explicit nodes. `context`: rows of the table.
+    The others keep their explicit nodes. `context`: rows of the table.
     """
+    outcome = Outcome()
     marker = next((node for node in model.graph if node.op_type == _POSITIONS), None)
     if marker is None:
-        return 0
+        return outcome
     tables: dict[tuple[str | None, str | None], tuple[ir.Value, ir.Value]] = {}
-    fused = 0
     for node in [n for n in model.graph if n.op_type == _ATTENTION]:
         query, key = _rotation(node, 0), _rotation(node, 1)
-        if query is None or key is None or (query.cosine, query.sine) != (key.cosine, key.sine):
+        if query is None or key is None:
+            outcome.leave("an attention whose queries or keys are not turned by halves")
+            continue
+        if (query.cosine, query.sine) != (key.cosine, key.sine):
+            outcome.leave("an attention that turns queries and keys by different angles")
             continue
         name = (query.cosine.name, query.sine.name)
         if name not in tables:
             pair = _tables(model.graph, marker, query, context)
             if pair is None:
+                outcome.leave("an attention whose angles depend on more than positions")
                 continue
             tables[name] = pair
         _rotate_inside(node, query, key, tables[name])
-        fused += 1
+        outcome.applied += 1
     positions = marker.inputs[0]
     assert positions is not None  # the marker was traced with one input
     marker.outputs[0].replace_all_uses_with(positions)
     model.graph.remove(marker, safe=True)
     model.opset_imports.pop(marker.domain, None)
-    return fused
-
-
-def drop_round_trips(graph: ir.Graph) -> int:
-    """Remove Reshape(Reshape(x)) where the result has x's shape again. Returns how many."""
-    dropped = 0
-    for node in list(graph):
-        inner = _producer(node.inputs[0], "Reshape") if node.op_type == "Reshape" else None
-        if inner is None:
-            continue
-        start, end = inner.inputs[0], node.outputs[0]
-        if start is None or start.shape is None or end.shape is None or start.shape != end.shape:
-            continue
-        if any(isinstance(dim, ir.SymbolicDim) and dim.value is None for dim in end.shape):
-            continue  # two unknown sizes are not known to be equal
-        if end.is_graph_output():
-            continue
-        end.replace_all_uses_with(start)
-        dropped += 1
-    return dropped
-
-
-def _producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    """The node that made `value`, if it is of that kind."""
-    node = None if value is None else value.producer()
-    return node if node is not None and node.op_type == op_type else None
-
-
-def _constant(value: ir.Value | None) -> list[int] | None:
-    """An integer initializer's elements."""
-    tensor = None if value is None else value.const_value
-    return None if tensor is None else [int(x) for x in tensor.numpy().reshape(-1)]
+    return outcome
 
 
 def _rotation(attention: ir.Node, place: int) -> _Rotation | None:
     """Match Reshape(Transpose(x * cos + concat(-x[half:], x[:half]) * sin)), x = Transpose(source)."""
-    reshape = _producer(attention.inputs[place], "Reshape")
-    transpose = _producer(reshape.inputs[0], "Transpose") if reshape else None
-    total = _producer(transpose.inputs[0], "Add") if transpose else None
+    reshape = producer(attention.inputs[place], "Reshape")
+    transpose = producer(reshape.inputs[0], "Transpose") if reshape else None
+    total = producer(transpose.inputs[0], "Add") if transpose else None
     if reshape is None or total is None:
         return None
-    left, right = _producer(total.inputs[0], "Mul"), _producer(total.inputs[1], "Mul")
+    left, right = producer(total.inputs[0], "Mul"), producer(total.inputs[1], "Mul")
     if left is None or right is None:
         return None
     for plain, turned in ((left, right), (right, left)):
         for a, b in ((0, 1), (1, 0)):
-            concat = _producer(turned.inputs[a], "Concat")
+            concat = producer(turned.inputs[a], "Concat")
             heads = _half_turned(concat) if concat else None
             if heads is None or heads not in plain.inputs:
                 continue
             angles = plain.inputs[1 - list(plain.inputs).index(heads)], turned.inputs[b]
-            cosine, sine = (_producer(angle, "Unsqueeze") for angle in angles)
-            before = _producer(heads, "Transpose")
+            cosine, sine = (producer(angle, "Unsqueeze") for angle in angles)
+            before = producer(heads, "Transpose")
             if cosine is None or sine is None or before is None:
                 return None
             source = _flat(before.inputs[0], reshape)
@@ -119,17 +95,17 @@ def _rotation(attention: ir.Node, place: int) -> _Rotation | None:
 
 def _half_turned(concat: ir.Node) -> ir.Value | None:
     """x, where concat is (-x[half:], x[:half]) along the last axis and x's size is even."""
-    negated = _producer(concat.inputs[0], "Neg")
-    upper = _producer(negated.inputs[0], "Slice") if negated else None
-    lower = _producer(concat.inputs[1], "Slice")
+    negated = producer(concat.inputs[0], "Neg")
+    upper = producer(negated.inputs[0], "Slice") if negated else None
+    lower = producer(concat.inputs[1], "Slice")
     if upper is None or lower is None or upper.inputs[0] is not lower.inputs[0]:
         return None
     x = upper.inputs[0]
     if x is None or x.shape is None or not isinstance(x.shape[-1], int):
         return None
     half, rest = divmod(x.shape[-1], 2)
-    (low,), (high,) = _constant(lower.inputs[1]) or (None,), _constant(lower.inputs[2]) or (None,)
-    (start,), (end,) = _constant(upper.inputs[1]) or (None,), _constant(upper.inputs[2]) or (None,)
+    (low,), (high,) = integers(lower.inputs[1]) or (None,), integers(lower.inputs[2]) or (None,)
+    (start,), (end,) = integers(upper.inputs[1]) or (None,), integers(upper.inputs[2]) or (None,)
     if rest or half % 8 or low != 0 or high != half or start != half or end is None or end < 2 * half:
         return None  # the kernel wants half a head in multiples of 8
     return x
@@ -139,21 +115,15 @@ def _flat(value: ir.Value | None, reshape: ir.Node) -> ir.Value | None:
     """(batch, new, heads, size) -> (batch, new, heads * size), the linear layer's output where it is one."""
     if value is None:
         return None
-    split = _producer(value, "Reshape")
+    split = producer(value, "Reshape")
     outer = reshape.outputs[0]
     if split is not None and split.inputs[0] is not None and split.inputs[0].shape == outer.shape:
         return split.inputs[0]
     node = ir.node("Reshape", [value, reshape.inputs[1]])
     node.outputs[0].shape = outer.shape
     node.outputs[0].type = value.type
-    _insert(reshape, [node])
+    insert_before(reshape, [node])
     return node.outputs[0]
-
-
-def _insert(before: ir.Node, nodes: Sequence[ir.Node]) -> None:
-    graph = before.graph
-    assert graph is not None
-    graph.insert_before(before, nodes)
 
 
 def _tables(
@@ -168,7 +138,7 @@ def _tables(
     if nodes is None:
         return None
     made: list[ir.Node] = []
-    start, stop, step, axis = (_scalar(graph, name, x) for name, x in _range_constants(context))
+    start, stop, step, axis = (constant(graph, name, x) for name, x in _range_constants(context))
     counted = ir.node("Range", [start, stop, step])
     rows = ir.node("Unsqueeze", [counted.outputs[0], axis])  # (1, context)
     made += [counted, rows]
@@ -187,7 +157,7 @@ def _tables(
         squeezed = ir.node("Squeeze", [last, axis])
         made.append(squeezed)
         results.append(squeezed.outputs[0])
-    _insert(next(iter(graph)), made)
+    insert_before(next(iter(graph)), made)
     return results[0], results[1]
 
 
@@ -195,19 +165,6 @@ def _range_constants(context: int) -> list[tuple[str, np.ndarray]]:
     values = {"start": np.int64(0), "stop": np.int64(context), "step": np.int64(1)}
     named = [(f"rotary_{name}", np.asarray(value)) for name, value in values.items()]
     return [*named, ("rotary_axis", np.asarray([0], np.int64))]
-
-
-def _scalar(graph: ir.Graph, name: str, value: np.ndarray) -> ir.Value:
-    """An integer initializer, made once."""
-    if name not in graph.initializers:
-        tensor = ir.tensor(value, name=name)
-        graph.initializers[name] = ir.Value(
-            name=name,
-            shape=ir.Shape(tensor.shape.numpy()),
-            type=ir.TensorType(tensor.dtype),
-            const_value=tensor,
-        )
-    return graph.initializers[name]
 
 
 def _angle_chain(value: ir.Value) -> tuple[ir.Value, ir.Value, list[ir.Node]] | None:

@@ -1,0 +1,50 @@
+"""From torch.onnx's graph to the one we ship, pass by pass. Each says what it did and what it left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from exporter.backends.ort.passes.norms import (
+    fuse_rms_norms,
+    fuse_skip_norms,
+    move_norms_before_transposes,
+)
+from exporter.backends.ort.passes.outcome import Outcome
+from exporter.backends.ort.passes.packing import pack_attention_inputs, pack_siblings
+from exporter.backends.ort.passes.rotary import fuse_rotary
+from exporter.backends.ort.passes.round_trips import drop_round_trips
+from exporter.backends.ort.passes.simplification import merge_equal, simplify
+
+Pass = Callable[[ir.Model], Outcome]
+
+
+def run(model: ir.Model, context: int | None) -> dict[str, object]:
+    """Run every pass in place; {"name": {"applied": n, "left": m, "why": […]}} for the manifest.
+
+    `context`: rows of the rotary table, the longest context of a language model; None for another module.
+    """
+    passes: dict[str, Pass] = {
+        "simplification": simplify,
+        "rms_norm": fuse_rms_norms,
+        "norm_before_transpose": move_norms_before_transposes,
+    }
+    if context is not None:
+        passes["rotary"] = lambda model: fuse_rotary(model, context)
+    passes |= {
+        "round_trips": drop_round_trips,
+        "skip_norm": fuse_skip_norms,
+        "packed_qkv": pack_attention_inputs,
+        "packed_siblings": pack_siblings,
+        "merging": merge_equal,
+    }
+    return {name: _outcome(one, model).facts() for name, one in passes.items()}
+
+
+def _outcome(one: Pass, model: ir.Model) -> Outcome:
+    """Run a pass, then drop what it left unread: the next one asks who reads a value."""
+    outcome = one(model)
+    RemoveUnusedNodesPass()(model)
+    return outcome

@@ -1,0 +1,52 @@
+"""Questions that every pass asks of an onnx-ir graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+
+def producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
+    """The node that made `value`, if it is of that kind."""
+    node = None if value is None else value.producer()
+    return node if node is not None and node.op_type == op_type else None
+
+
+def integers(value: ir.Value | None) -> list[int] | None:
+    """A constant's elements, or None where the value is none."""
+    tensor = None if value is None else value.const_value
+    return None if tensor is None else [int(x) for x in tensor.numpy().reshape(-1)]
+
+
+def only_reader(value: ir.Value) -> ir.Node | None:
+    """The one node that reads `value`, or None where several do or it is an output of the graph."""
+    readers = value.consumers()
+    return readers[0] if len(value.uses()) == 1 and not value.is_graph_output() else None
+
+
+def insert_before(node: ir.Node, nodes: Sequence[ir.Node]) -> None:
+    """Put `nodes` in front of `node`."""
+    graph = node.graph
+    assert graph is not None  # a node that a pass meets belongs to a graph
+    graph.insert_before(node, nodes)
+
+
+def constant(graph: ir.Graph, name: str, value: np.ndarray) -> ir.Value:
+    """An initializer of that name, made once."""
+    if name not in graph.initializers:
+        tensor = ir.tensor(value, name=name)
+        graph.initializers[name] = ir.Value(
+            name=name,
+            shape=ir.Shape(tensor.shape.numpy()),
+            type=ir.TensorType(tensor.dtype),
+            const_value=tensor,
+        )
+    return graph.initializers[name]
+
+
+def attribute(node: ir.Node, name: str, default: int) -> int:
+    """An integer attribute."""
+    found = node.attributes.get(name)
+    return default if found is None else found.as_int()
