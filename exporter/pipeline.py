@@ -27,6 +27,7 @@ from exporter.artifacts import (
 )
 from exporter.backends import get_backend
 from exporter.errors import ArtifactError, GateFailed, LoweringError, RecipeError, TraceError
+from exporter.memory import Room, held_memory, room_for, spoken
 from exporter.models.loading import Model, open_model
 from exporter.models.sources import file_sha256
 from exporter.numerics import QuantizedTensor
@@ -71,7 +72,9 @@ def plan_recipe(recipe: Recipe) -> tuple[Model, QuantPlan]:
 def run(recipe: Recipe, out: Path, force: bool, stages: Stages, max_memory: int | None = None) -> Result:
     """Export a recipe to `out`, whole or not at all.
 
-    Raises GateFailed when parity is missed: the files are then kept beside, in `OUT.failed`.
+    `max_memory`: bytes that this process may take, None for what the machine has free. Raises MemoryProblem
+    where that is too little, before any work where the forecast says so; GateFailed when parity is missed: the
+    files are then kept beside, in `OUT.failed`.
     """
     with stages.stage("plan"):
         model, plan = plan_recipe(recipe)
@@ -83,10 +86,12 @@ def run(recipe: Recipe, out: Path, force: bool, stages: Stages, max_memory: int 
                 return Result(out, read_manifest(out)["summary"], reused=True)
             for path in changed:
                 stages.say(f"{path}: missing, or not as it was written")
-        check_target(out, _room_needed(plan), force)
+        check_target(out, _disk_needed(plan), force)
         _check_failed_place(_failed_place(out))
-    with whole_folder(out) as draft:
-        data = _export(recipe, model, plan, draft, stages)
+        room = room_for(plan, max_memory)
+    stages.say(f"memory needed, forecast: {spoken(room.forecast)}")
+    with whole_folder(out) as draft, held_memory(max_memory):
+        data = _export(recipe, model, plan, room, draft, stages)
         write_manifest(draft, {"job": job, "summary": data, "qexport": __version__})
         if not data["parity"]["passed"]:
             _keep_failed(draft, _failed_place(out))
@@ -127,7 +132,9 @@ def _own_recipe(folder: Path, manifest: Mapping[str, Any]) -> Recipe:
         ) from None
 
 
-def _export(recipe: Recipe, model: Model, plan: QuantPlan, draft: Path, stages: Stages) -> dict[str, Any]:
+def _export(
+    recipe: Recipe, model: Model, plan: QuantPlan, room: Room, draft: Path, stages: Stages
+) -> dict[str, Any]:
     """Quantise, lower, verify and report into the draft folder."""
     from exporter.verify import verify_model  # imports torch, which a plan must not wait for
     from exporter.verify.integers import first_difference
@@ -145,7 +152,8 @@ def _export(recipe: Recipe, model: Model, plan: QuantPlan, draft: Path, stages: 
             model.tokenizer()  # raises now what would stop the ladder after minutes
         with stages.stage("quantise") as progress:
             layers = model.layers().layers
-            quantize_layers(model, [(layer, schemes[layer.name]) for layer in layers], store, progress)
+            decided = [(layer, schemes[layer.name]) for layer in layers]
+            quantize_layers(model, decided, store, progress, room.workers)
         skeleton = model.skeleton(schemes, integers)
         facts: dict[str, Mapping[str, object]] = {}
         for target in recipe.targets:
@@ -160,7 +168,7 @@ def _export(recipe: Recipe, model: Model, plan: QuantPlan, draft: Path, stages: 
                 if difference:
                     raise LoweringError(f"{backend.name}: the file is not what the plan says. {difference}")
         with stages.stage("verify") as progress:
-            verified = verify_model(model, skeleton, draft, recipe, progress)
+            verified = verify_model(model, skeleton, draft, recipe, progress, room.verify)
     with stages.stage("report"):
         (draft / "golden").mkdir()
         write_json(draft / "golden" / "vectors.json", verified.golden)
@@ -178,7 +186,7 @@ def _source_named(source: str, backend: str) -> Iterator[None]:
         raise type(problem)(f"model {source!r}, {backend}: {problem}") from problem
 
 
-def _room_needed(plan: QuantPlan) -> int:
+def _disk_needed(plan: QuantPlan) -> int:
     """Bytes: the files, the integers on their way (one byte a weight), and as much again for rewriting."""
     return 2 * sum(forecast.total_bytes for forecast in plan.forecasts) + plan.parameters
 

@@ -1,4 +1,5 @@
-"""Layer by layer: read a weight, quantise it, put the integers on disk. Memory stays near one layer."""
+"""Layer by layer: read a weight, quantise it, put the integers on disk. Memory stays near one layer's float
+weight, mapped from its file, and the integers that are written, a block of rows after the other."""
 
 from __future__ import annotations
 
@@ -14,6 +15,8 @@ from exporter.errors import SourceError
 from exporter.layers import LayerInfo
 from exporter.numerics import FloatArray, QuantizedTensor, quantize
 from exporter.schemes import QuantScheme
+
+_BLOCK_ELEMENTS = 1 << 22  # of a weight quantised at once; float32 copies of 16 MB
 
 
 class WeightSource(Protocol):
@@ -38,6 +41,26 @@ class QuantizedStore:
             np.save(self._file(name, "zero_points"), tensor.zero_points)
         self._schemes[name] = tensor.scheme
 
+    def quantize(self, name: str, weight: FloatArray, scheme: QuantScheme) -> None:
+        """Quantise a (out, in) weight and write its arrays. Raises ValueError as numerics.quantize does."""
+        step = max(1, _BLOCK_ELEMENTS // max(1, weight.shape[-1]))
+        if scheme.group == "tensor" or weight.ndim != 2 or len(weight) <= step:
+            self.save(name, quantize(weight, scheme))
+            return
+        file = self._file(name, "values")
+        values = np.lib.format.open_memmap(file, mode="w+", dtype=np.int8, shape=weight.shape)
+        scales, zero_points = [], []
+        for start in range(0, len(weight), step):
+            block = quantize(_finite(weight, start, start + step), scheme)
+            values[start : start + step] = block.values
+            scales.append(block.scales)
+            if block.zero_points is not None:
+                zero_points.append(block.zero_points)
+        np.save(self._file(name, "scales"), np.concatenate(scales))
+        if zero_points:
+            np.save(self._file(name, "zero_points"), np.concatenate(zero_points))
+        self._schemes[name] = scheme
+
     def load(self, name: str) -> QuantizedTensor:
         """One layer's integers, mapped from disk."""
         scheme = self._schemes[name]
@@ -49,13 +72,24 @@ class QuantizedStore:
         return self.folder / f"{name}.{part}.npy"
 
 
+def _finite(weight: FloatArray, start: int, stop: int) -> FloatArray:
+    """Rows of a weight. Raises ValueError naming the element of the whole that is not finite."""
+    block = np.ascontiguousarray(weight[start:stop], dtype=np.float32)
+    if not np.isfinite(block).all():
+        row, column = np.argwhere(~np.isfinite(block))[0]
+        raise ValueError(f"weight[{start + row}, {column}] is {block[row, column]}")
+    return block
+
+
 def quantize_layers(
     source: WeightSource,
     layers: Iterable[tuple[LayerInfo, QuantScheme]],
     store: QuantizedStore,
     progress: Callable[[str, float], None],
+    workers: int | None = None,
 ) -> None:
-    """Quantise every layer whose scheme is not float; a tied layer has its owner's integers.
+    """Quantise every layer whose scheme is not float, `workers` at a time (None: one for each core); a tied
+    layer has its owner's integers.
 
     Raises SourceError naming the layer whose weight is not finite.
     """
@@ -65,7 +99,7 @@ def quantize_layers(
     def one(item: tuple[LayerInfo, QuantScheme]) -> LayerInfo:
         layer, scheme = item
         try:
-            store.save(layer.name, quantize(source.weight(layer), scheme))
+            store.quantize(layer.name, source.weight(layer), scheme)
         except ValueError as problem:
             raise SourceError(
                 f"layer {layer.name}: {problem}; the checkpoint cannot be quantised"
@@ -73,7 +107,7 @@ def quantize_layers(
         return layer
 
     done = 0
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # NumPy releases the lock in its loops
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:  # NumPy releases the lock in its loops
         for layer in pool.map(one, work):
             done += layer.parameters
             progress(layer.name, done / total)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import os
 import resource
 import shutil
@@ -63,7 +64,25 @@ def test_it_says_what_it_did(tiny_job):
         "plan", "quantise", "lower to onnxruntime", "lower to executorch", "verify", "report",
     ]  # fmt: skip
     # a log's every line is ours
-    assert all(line.startswith("✓") or line.endswith(" …") for line in job.err.splitlines()), job.err
+    ours = [line for line in job.err.splitlines() if line.startswith("✓") or line.endswith(" …")]
+    (memory,) = [line for line in job.err.splitlines() if line not in ours]
+    assert re.fullmatch(
+        r"memory needed, forecast: quantise [\d.]+, lower to onnxruntime [\d.]+, lower to executorch [\d.]+, "
+        r"verify [\d.]+ GB",
+        memory,
+    )
+
+
+def test_too_little_memory_is_said_before_any_work(tiny_job, tmp_path, qexport):
+    recipe, _, _ = tiny_job
+    done = qexport("--recipe", recipe, "--out", tmp_path / "out", "--max-memory", "100MB")
+    assert (done.code, done.out) == (2, "")
+    assert re.fullmatch(
+        r"error: lower to executorch: this model needs about [\d.]+ GB of memory, --max-memory allows 0\.1 GB; "
+        r"allow more, or export one target at a time",
+        done.err.splitlines()[-1],
+    )
+    assert "quantise" not in done.err and names(tmp_path) == []
 
 
 def test_the_files_explain_themselves(tiny_job):

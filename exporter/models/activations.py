@@ -1,10 +1,12 @@
-"""The quantisation that a runtime applies to activations, done in PyTorch for a fair reference.
+"""The rounding that a runtime applies to activations and to its KV cache, done in PyTorch for a fair reference.
 
-Lowering error is measured against a model that quantises its activations as the runtime does;
-otherwise quantisation noise of the activations would be taken for a fault of the lowering.
+Lowering error is measured against a model that rounds as the runtime does; otherwise the noise of that
+rounding would be taken for a fault of the lowering.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -26,5 +28,35 @@ def fake_quantize_activations(x: torch.Tensor) -> torch.Tensor:
     low_end, high_end = smallest * inverse_scale, largest * inverse_scale
     from_low = (_LOW + low_end) + (_HIGH + high_end) > 0
     zero_point = torch.where(from_low, _LOW - low_end, _HIGH - high_end).clamp(_LOW, _HIGH).round()
-    codes = (x * inverse_scale).round().clamp(_LOW - zero_point, _HIGH - zero_point)
-    return codes * (1.0 / inverse_scale)
+    codes = (x * inverse_scale).round_()
+    codes.clamp_(min=_LOW - zero_point, max=_HIGH - zero_point)
+    return codes.mul_(1.0 / inverse_scale)
+
+
+def fake_quantize_int8_cache(x: torch.Tensor) -> torch.Tensor:
+    """(…, head size) float32 keys or values -> what an int8 cache with a scale per token and head holds.
+
+    Source: choose_qparams_per_token_asymmetric, quantize_per_token and dequantize_per_token in
+    torch/ao/quantization/fx/_decomposed.py, as ExecuTorch's QuantizedKVCache calls them
+    (examples/models/llama/source_transformation/custom_kv_cache.py).
+    """
+    smallest = x.amin(dim=-1, keepdim=True).clamp(max=0.0)
+    largest = x.amax(dim=-1, keepdim=True).clamp(min=0.0)
+    scale = ((largest - smallest) / (_HIGH - _LOW)).clamp(min=torch.finfo(torch.float32).eps)
+    low_end, high_end = smallest / scale, largest / scale
+    from_low = (_LOW + low_end) + (_HIGH + high_end) > 0
+    zero_point = torch.where(from_low, _LOW - low_end, _HIGH - high_end).clamp(_LOW, _HIGH).round()
+    codes = (x / scale).add_(zero_point).round_().clamp_(_LOW, _HIGH)
+    return codes.sub_(zero_point).mul_(scale)
+
+
+def fake_float16_cache(x: torch.Tensor) -> torch.Tensor:
+    """(…, head size) float32 keys or values -> the float16 numbers that a half-precision cache holds."""
+    return x.half().float()
+
+
+# Target.kv_cache -> what a cache of that type makes of keys and values (batch, kv heads, tokens, head size).
+CACHE_ROUNDING: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "int8": fake_quantize_int8_cache,
+    "float16": fake_float16_cache,
+}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +21,9 @@ from exporter.schemes import QuantScheme
 
 if TYPE_CHECKING:
     import torch
+
+_CALIBRATION_TEXT = "calibration_text.txt"
+_CALIBRATION_WINDOW = 256  # tokens
 
 
 class CausalLM:
@@ -100,10 +104,16 @@ class CausalLM:
         return self._built(lambda name, module: None, attention="sdpa")
 
     def skeleton(
-        self, schemes: Mapping[str, QuantScheme], load: Callable[[str], QuantizedTensor]
+        self,
+        schemes: Mapping[str, QuantScheme],
+        load: Callable[[str], QuantizedTensor],
+        calibration: Sequence[str] = (),
     ) -> CausalLMSkeleton:
-        """What a backend lowers: `schemes` by layer name, `load` gives a layer's integers."""
-        return CausalLMSkeleton(self, schemes, load)
+        """What a backend lowers: `schemes` by layer name, `load` gives a layer's integers.
+
+        `calibration`: texts to measure ranges on, the package's own when there are none.
+        """
+        return CausalLMSkeleton(self, schemes, load, calibration)
 
     def _built(
         self, replace: Callable[[str, torch.nn.Module], torch.nn.Module | None], attention: str
@@ -175,9 +185,14 @@ class CausalLMSkeleton:
     dynamic_shapes: Any = None
 
     def __init__(
-        self, model: CausalLM, schemes: Mapping[str, QuantScheme], load: Callable[[str], QuantizedTensor]
+        self,
+        model: CausalLM,
+        schemes: Mapping[str, QuantScheme],
+        load: Callable[[str], QuantizedTensor],
+        calibration: Sequence[str] = (),
     ) -> None:
         self._model = model
+        self._calibration = calibration
         self.config = model.config
         self.tokenizer_folder: Path | None = model.folder
         self.layers: dict[str, PlannedLayer] = {}
@@ -187,6 +202,24 @@ class CausalLMSkeleton:
                 continue
             owner = layer.tied_to or layer.name
             self.layers[layer.name] = PlannedLayer(layer, scheme, partial(load, owner), self._bias(layer))
+
+    @cached_property
+    def calibration(self) -> tuple[tuple[int, ...], ...]:
+        """See Skeleton.calibration; tokenised when first asked for.
+
+        A model that marks where a text begins sees every other window begin so: what it makes of the
+        first token often has another range than all the rest. Raises SourceError without a tokenizer.
+        """
+        tokenizer = self._model.tokenizer()
+        own = resources.files("exporter") / "data" / _CALIBRATION_TEXT
+        windows: list[tuple[int, ...]] = []
+        for text in self._calibration or [own.read_text(encoding="utf-8")]:
+            tokens = tokenizer.encode(text, add_special_tokens=False)
+            for start in range(0, len(tokens), _CALIBRATION_WINDOW):
+                window = tuple(tokens[start : start + _CALIBRATION_WINDOW])
+                marked = tokenizer.bos_token_id is not None and len(windows) % 2 == 0
+                windows.append((tokenizer.bos_token_id, *window) if marked else window)
+        return tuple(windows)
 
     def build(self, make_layer: LayerFactory, attention: str | None = None) -> torch.nn.Module:
         """See Skeleton.build."""

@@ -119,6 +119,7 @@ class ModuleSkeleton:
     task: Literal["module"] = "module"
     tokenizer_folder: Path | None = None
     config: Any = None
+    calibration: tuple[tuple[int, ...], ...] = ()
 
     def __init__(
         self, model: PythonModule, schemes: Mapping[str, QuantScheme], load: Callable[[str], QuantizedTensor]

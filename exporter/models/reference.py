@@ -1,62 +1,259 @@
-"""The PyTorch side of the parity ladder: the same model with dequantised weights, and text run through it."""
+"""The PyTorch side of the parity ladder: the float model and the same with dequantised weights.
+
+Neither is ever in memory as a whole. A planned layer's float32 weight exists while it is multiplied, a
+block of rows at a time; a whole batch of text goes through a layer at once, so that each pass over the
+text makes each weight once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from exporter.models.activations import fake_quantize_activations
+from exporter.models.activations import CACHE_ROUNDING, fake_quantize_activations
 from exporter.models.skeleton import PlannedLayer, Skeleton
-from exporter.schemes import QuantScheme
+from exporter.numerics import FloatArray, QuantizedTensor
+
+ATTENTION_NAME = "qexport_reference"
+BLOCK_ELEMENTS = 1 << 22  # of a weight made at once from integers, 16 MB
+_MAPPED_ELEMENTS = 1 << 26  # of a weight in a file mapped at once, 256 MB
+
+Stored = TypeVar("Stored")
 
 
-def dequantized_model(skeleton: Skeleton, quantize_activations: bool) -> torch.nn.Module:
+def dequantized_model(skeleton: Skeleton, quantize_activations: bool, keep: int = 0) -> torch.nn.Module:
     """The model with the float32 weights that the integers stand for.
 
     With quantize_activations, a layer whose scheme says dynamic-int8 also rounds its inputs to int8
-    per token, as XNNPACK does. Tied layers share one tensor.
+    per token, as XNNPACK does. Up to `keep` bytes of integers stay mapped from one use to the next.
     """
-    shared: dict[str, torch.nn.Parameter] = {}
+    budget = _Budget(keep)
 
     def make(layer: PlannedLayer) -> torch.nn.Module:
-        owner = layer.info.tied_to or layer.info.name
-        if owner not in shared:
-            weight = torch.from_numpy(layer.load().dequantized())
-            shared[owner] = torch.nn.Parameter(weight, requires_grad=False)
-        if layer.info.kind == "embedding":
-            rows, columns = layer.info.shape
-            return torch.nn.Embedding(rows, columns, _weight=shared[owner], _freeze=True)
-        return DequantizedLinear(shared[owner], layer.bias, layer.scheme)
+        return _layer(layer, _Integers(layer.load, layer.info.parameters, budget))
 
-    model = skeleton.build(make)
+    attention = _register_attention() if skeleton.task == "text-generation" else None
+    model = skeleton.build(make, attention)
     round_activations(model, quantize_activations)
     return model
+
+
+def streamed_float_model(
+    skeleton: Skeleton, weight: Callable[[PlannedLayer], FloatArray], keep: int
+) -> torch.nn.Module:
+    """The float model, whose planned layers map their weights from the checkpoint while they run.
+
+    `weight` gives a layer's (out, in) float32; up to `keep` bytes stay mapped from one use to the next.
+    """
+    budget = _Budget(keep)
+
+    def make(layer: PlannedLayer) -> torch.nn.Module:
+        return _layer(layer, _Mapped(lambda: weight(layer), layer.info.parameters, budget))
+
+    return skeleton.build(make, _register_attention())
 
 
 def round_activations(model: torch.nn.Module, on: bool) -> None:
     """Switch the rounding of a dequantised model's activations, where the scheme asks for it."""
     for module in model.modules():
-        if isinstance(module, DequantizedLinear):
-            module.rounds = on and module.scheme.activations == "dynamic-int8"
+        if isinstance(module, StreamedLinear):
+            module.rounds = on and module.planned.scheme.activations == "dynamic-int8"
 
 
-class DequantizedLinear(torch.nn.Module):
-    """A linear layer with the weights that its integers stand for."""
+class _Budget:
+    """Bytes that may stay mapped."""
 
-    def __init__(self, weight: torch.nn.Parameter, bias: torch.Tensor | None, scheme: QuantScheme) -> None:
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def spend(self, wanted: int) -> bool:
+        if wanted > self.left:
+            return False
+        self.left -= wanted
+        return True
+
+
+class _Source(Generic[Stored]):
+    """A layer's weight in a file. Mapped anew for each use, it is not counted as memory between them; to
+    map some hundred files takes as long as a step of decoding, so what the budget allows stays mapped."""
+
+    block: int  # elements that rows() should be asked for at once
+    bytes_each: int  # in the file, for a weight
+
+    def __init__(self, load: Callable[[], Stored], elements: int, budget: _Budget) -> None:
+        self._load = load
+        self._bytes = self.bytes_each * elements
+        self._keeps = elements <= self.block and budget.spend(self._bytes)
+        self._kept: Stored | None = None
+
+    def stored(self) -> Stored:
+        """What the file holds."""
+        if self._kept is not None:
+            return self._kept
+        found = self._load()
+        if self._keeps:
+            self._kept = found
+        return found
+
+    def release(self) -> None:
+        """Keep nothing mapped from now on."""
+        self._keeps, self._kept = False, None
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """(stop - start, in) float32."""
+        raise NotImplementedError
+
+    def take(self, index: NDArray[np.int64]) -> torch.Tensor:
+        """(n,) row numbers -> (n, in) float32."""
+        raise NotImplementedError
+
+
+class _Integers(_Source[QuantizedTensor]):
+    """Dequantised where it is used."""
+
+    block = BLOCK_ELEMENTS
+    bytes_each = 1
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        return dequantized_rows(self.stored(), slice(start, stop))
+
+    def take(self, index: NDArray[np.int64]) -> torch.Tensor:
+        return dequantized_rows(self.stored(), index)
+
+
+class _Mapped(_Source[FloatArray]):
+    """As the checkpoint has it."""
+
+    block = _MAPPED_ELEMENTS
+    bytes_each = 4
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        return torch.from_numpy(self.stored()[start:stop])
+
+    def take(self, index: NDArray[np.int64]) -> torch.Tensor:
+        return torch.from_numpy(self.stored()[index])
+
+
+def dequantized_rows(tensor: QuantizedTensor, rows: slice | NDArray[np.int64]) -> torch.Tensor:
+    """(n, in) float32, rows of QuantizedTensor.dequantized(): the same operations in the same order."""
+    values = torch.from_numpy(tensor.values[rows].astype(np.float32))
+    groups = tensor.scales.shape[1]
+    grouped = values.view(len(values), groups, -1)
+    per_tensor = tensor.scales.shape[0] == 1 < tensor.values.shape[0]
+    part: Any = slice(None) if per_tensor else rows
+    if tensor.zero_points is not None:
+        grouped -= torch.from_numpy(tensor.zero_points[part].astype(np.float32))[:, :, None]
+    grouped *= torch.from_numpy(np.array(tensor.scales[part]))[:, :, None]
+    return values
+
+
+class StreamedLinear(torch.nn.Module):
+    """A linear layer whose weight is made where it is multiplied."""
+
+    def __init__(self, planned: PlannedLayer, source: _Source[Any]) -> None:
         super().__init__()
-        self.weight = weight
-        self.bias = bias
-        self.scheme = scheme
+        self.planned = planned
+        self.source = source
+        self.added = planned.bias
         self.rounds = False
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """(out, in), the whole of it."""
+        return self.source.rows(0, self.planned.info.shape[0])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in) -> (..., out)."""
         x = fake_quantize_activations(x) if self.rounds else x
-        return torch.nn.functional.linear(x, self.weight, self.bias)
+        rows, columns = self.planned.info.shape
+        step = max(1, self.source.block // columns)
+        if step >= rows:
+            return torch.nn.functional.linear(x, self.source.rows(0, rows), self.added)
+        result = x.new_empty((*x.shape[:-1], rows))
+        for start in range(0, rows, step):
+            stop = min(start + step, rows)
+            result[..., start:stop] = torch.nn.functional.linear(x, self.source.rows(start, stop))
+        return result if self.added is None else result.add_(self.added)
+
+
+class StreamedEmbedding(torch.nn.Module):
+    """An embedding that reads the rows it is asked for."""
+
+    def __init__(self, planned: PlannedLayer, source: _Source[Any]) -> None:
+        super().__init__()
+        self.planned = planned
+        self.source = source
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """(tokens, features), the whole of it."""
+        return self.source.rows(0, self.planned.info.shape[0])
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """(...) -> (..., features)."""
+        found = self.source.take(ids.reshape(-1).numpy())
+        return found.view(*ids.shape, -1)
+
+
+def _layer(layer: PlannedLayer, source: _Source[Any]) -> torch.nn.Module:
+    kind = StreamedEmbedding if layer.info.kind == "embedding" else StreamedLinear
+    return kind(layer, source)
+
+
+def release_weights(model: torch.nn.Module) -> None:
+    """Let go of what a streamed model keeps mapped."""
+    for module in model.modules():
+        if isinstance(module, StreamedLinear | StreamedEmbedding):
+            module.source.release()
+
+
+_cache_rounding: list[Callable[[torch.Tensor], torch.Tensor]] = []
+
+
+@contextmanager
+def rounded_cache(kind: str) -> Iterator[None]:
+    """Inside, reference models attend to keys and values as a cache of that type (Target.kv_cache) holds them."""
+    if kind == "float32":
+        yield
+        return
+    _cache_rounding.append(CACHE_ROUNDING[kind])
+    try:
+        yield
+    finally:
+        _cache_rounding.pop()
+
+
+def _attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **options: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """transformers' own sdpa, over keys and values (batch, kv heads, tokens, size) as the cache would hold them."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if _cache_rounding:
+        key, value = _cache_rounding[-1](key), _cache_rounding[-1](value)
+    found: tuple[torch.Tensor, torch.Tensor | None] = sdpa_attention_forward(
+        module, query, key, value, attention_mask, **options
+    )
+    return found
+
+
+def _register_attention() -> str:
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(ATTENTION_NAME, _attend)
+    AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
+    return ATTENTION_NAME
 
 
 class TorchRunner:

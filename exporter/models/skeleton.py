@@ -45,6 +45,10 @@ class Skeleton(Protocol):
     example_inputs: tuple[Any, ...]  # module only: positional tensors
     dynamic_shapes: Any  # module only: as torch.export takes it, or None
 
+    @property
+    def calibration(self) -> tuple[tuple[int, ...], ...]:
+        """Token windows of running text to measure ranges on, each from an empty cache; empty for a module."""
+
     def build(self, make_layer: LayerFactory, attention: str | None = None) -> torch.nn.Module:
         """A fresh module in eval mode on the CPU: planned layers replaced, everything else float32
         with real values; `attention` is the name registered in transformers' AttentionInterface."""

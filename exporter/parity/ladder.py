@@ -25,7 +25,7 @@ class Limits:
 
     max_rel: float | None = None  # parity.lowering.max_rel
     max_kl: float | None = None  # parity.quantisation.max_kl, nats
-    max_noise_kl: float | None = None  # nats, measured: what rounding activations to int8 leaves room for
+    max_noise_kl: float | None = None  # nats, measured: what rounding on the way leaves room for
     min_top1: float | None = None  # parity.quantisation.min_top1, share
     max_ppl_ratio: float | None = None  # parity.quantisation.max_ppl_ratio
 
@@ -46,15 +46,15 @@ class Rung:
     def gates(self) -> tuple[str, ...]:
         """Which limits judge this rung.
 
-        A lowering with float activations does the reference's own arithmetic in another order, so it
-        is held to a numerical bound. Activations rounded to int8 turn a last-bit difference into a
-        whole step, so such a lowering is held to the noise floor where one was measured. Everything
-        else is held to what the user would notice: the distribution of the next token.
+        Activations or a KV cache that are rounded turn a last-bit difference into a whole step, so such
+        a lowering is held to the noise floor where one was measured. A lowering without does the
+        reference's own arithmetic in another order, so it is held to a numerical bound. Everything else
+        is held to what the user would notice: the distribution of the next token.
         """
-        if self.kind == "lowering" and self.activations == "float":
-            return ("max_rel",)
         if self.kind == "lowering" and self.limits.max_noise_kl is not None:
             return ("max_noise_kl",)
+        if self.kind == "lowering" and self.activations == "float":
+            return ("max_rel",)
         return ("max_kl", "min_top1", "max_ppl_ratio")
 
 
@@ -183,8 +183,8 @@ def failures(rung: Rung) -> list[str]:
     noise = limits.max_noise_kl
     if "max_noise_kl" in rung.gates and noise is not None and not result.kl_mean <= noise:
         found.append(
-            f"{rung.name}: the mean KL divergence is {result.kl_mean:.3g} nats, over the {noise:.3g} that the noise "
-            f"floor of int8 activations allows. {rung.candidate} does not compute what {rung.reference} computes "
+            f"{rung.name}: the mean KL divergence is {result.kl_mean:.3g} nats, over the {noise:.3g} that the "
+            f"measured noise floor allows. {rung.candidate} does not compute what {rung.reference} computes "
             "from the same integers. Do not ship these files"
         )
     if "max_kl" in rung.gates and limits.max_kl is not None and not result.kl_mean <= limits.max_kl:

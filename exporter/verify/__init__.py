@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from exporter.memory import VerifyRoom
 from exporter.models.causal_lm import CausalLM, CausalLMSkeleton
 from exporter.models.loading import Model
 from exporter.models.python_module import ModuleSkeleton, PythonModule
@@ -23,8 +24,9 @@ def verify_model(
     folder: Path,
     recipe: Recipe,
     progress: Callable[[str, float], None],
+    room: VerifyRoom | None = None,
 ) -> Verified:
-    """Run the recipe's ladder over the files in `folder`, one folder per target."""
+    """Run the recipe's ladder over the files in `folder`, one folder per target; `room` bounds memory."""
     gates = recipe.parity
     limits = Limits(
         max_rel=gates.lowering.max_rel,
@@ -37,4 +39,4 @@ def verify_model(
         return verify_module(model, skeleton, folder, recipe.targets, limits, progress)
     assert isinstance(model, CausalLM) and isinstance(skeleton, CausalLMSkeleton)
     material = material_for(model, recipe)
-    return verify_text(model, skeleton, folder, recipe.targets, limits, material, progress)
+    return verify_text(model, skeleton, folder, recipe.targets, limits, material, progress, room)

@@ -1,28 +1,29 @@
 """The parity ladder for a language model: float -> dequantised weights -> each runtime.
 
 Quantisation error and lowering error are kept apart: the first is a budget, the second must be
-numerical noise. Where a runtime rounds activations to int8, its lowering is compared with a PyTorch
-model that does the same, so that the rounding is not taken for a fault of the lowering.
+numerical noise. Where a runtime rounds activations to int8, or its KV cache, its lowering is compared
+with a PyTorch model that does the same, so that the rounding is not taken for a fault of the lowering.
+
+Which rows are compared: what a user gets, on every scored position of the text; what a lowering
+computes, on the first windows. ExecuTorch gives the last token's logits only, so there each row costs a
+run of the program, and a large model is not asked for every one of them (_stepwise).
 """
 
 from __future__ import annotations
 
-import gc
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from exporter.backends import get_backend
-from exporter.backends.base import ActivationMode, TextRunner
+from exporter.backends.base import Backend, TextRunner
+from exporter.memory import VerifyRoom, release_to_system
 from exporter.models.causal_lm import CausalLM, CausalLMSkeleton
-from exporter.models.reference import TorchRunner, dequantized_model, round_activations
+from exporter.models.reference import dequantized_model, release_weights, streamed_float_model
 from exporter.parity import (
     Continuation,
     GreedySample,
@@ -35,22 +36,25 @@ from exporter.parity import (
     RungKind,
 )
 from exporter.targets import Target
+from exporter.verify.continuing import Tokens, greedy, greedy_together
+from exporter.verify.layer_errors import layer_errors
 from exporter.verify.material import Material
+from exporter.verify.references import Reference, Variant
+from exporter.verify.rows import Logits, Rows, decoded, prefilled, stepped
 
 FLOAT_MODEL = "float"
-DEQUANTIZED = "dequantised"
-ROUNDED = "dequantised, int8 activations"
-DISTURBED = "the same, embeddings disturbed by 1e-6"
+DEQUANTIZED = Variant().name
+ROUNDED = Variant(rounds=True).name
 GREEDY_TOKENS = 32
-_DECODE_STEPS = 64  # of one window, where a runtime also gives whole prefills
-_PREFILLS = 4  # lengths tried, where a runtime gives the last token's logits only
+LOWERING_WINDOWS = 2  # a lowering's own error needs no more text: 512 positions
+STRIDE = 4  # tokens at a time, in the other windows of a runtime that gives the last row only
+_SINGLE_WORK = 700_000_000  # parameters times windows that such a runtime goes through token by token
 _FLOOR_FACTOR = 3.0  # times the noise floor; two draws of the floor itself differ by some 10 %
 _LEAST_NOISE = 1e-3  # nats; a small model may show no noise at all until the first code moves
 _GOLDEN_TOP = 16  # logits kept of each prompt for replay on the device
 _HOOK_TOKENS = 64  # of the first window, for the error per layer
 
 Progress = Callable[[str, float], None]
-Logits = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -70,19 +74,46 @@ def verify_text(
     limits: Limits,
     material: Material,
     progress: Progress,
+    room: VerifyRoom | None = None,
 ) -> Verified:
-    """Run the ladder for a language model. `folder` holds one folder per target's backend."""
-    ladder = _Ladder(model, skeleton, material, limits, progress, len(targets))
-    with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
-        ladder.reference(Path(scratch))
-        for target in targets:
-            backend = get_backend(target.backend)
-            ladder.runtime(backend.name, folder / backend.folder, backend.open_text)
+    """Run the ladder for a language model. `folder` holds one folder per target's backend; `room` says how
+    much is worked on at once (exporter.memory)."""
+    ladder = _Ladder(
+        model,
+        skeleton,
+        material,
+        limits,
+        progress,
+        targets,
+        room or VerifyRoom.for_layers(model.layers().layers),
+    )
+    release_to_system()  # what the stages before have let go of
+    ladder.reference()
+    for target in targets:
+        backend = get_backend(target.backend)
+        ladder.runtime(backend, target, folder / backend.folder)
     return Verified(ladder.report(), {"prompts": ladder.golden}, material.notes)
 
 
+@dataclass(frozen=True)
+class _Pair:
+    """A rung in the making: what it is called, and the PyTorch model that it compares with."""
+
+    name: str
+    reference: Variant | None  # None: the float model
+    candidate: str
+    kind: RungKind
+    acts: RungActivations
+    comparison: LogitComparison
+    every: int = 1  # only positions that this divides are compared
+
+    @property
+    def reference_name(self) -> str:
+        return self.reference.name if self.reference else FLOAT_MODEL
+
+
 class _Ladder:
-    """Holds what the rungs share: reference logits on disk, continuations, and the rungs so far."""
+    """Holds what the rungs share: the references, continuations, and the rungs so far."""
 
     def __init__(
         self,
@@ -91,116 +122,272 @@ class _Ladder:
         material: Material,
         limits: Limits,
         progress: Progress,
-        runtimes: int,
+        targets: Sequence[Target],
+        room: VerifyRoom,
     ) -> None:
-        self.model, self.skeleton = model, skeleton
+        self.model, self.skeleton, self.room = model, skeleton, room
         self.material, self.limits, self.progress = material, limits, progress
-        self._done, self.runtimes = 0, runtimes  # passes over a window
+        self.windows = material.windows
+        self.few = range(min(LOWERING_WINDOWS, len(self.windows)))
         self.rounds = any(layer.scheme.activations == "dynamic-int8" for layer in skeleton.layers.values())
-        self.logits: dict[str, list[Logits]] = {}  # by model and window, (scored, vocabulary), on disk
+        self.variants = self._variants(targets)
+        own = [layer.parameters for layer in model.layers().layers if layer.tied_to is None]
+        self.parameters = sum(own) + model.layers().other_parameters
+        self._done, self._passes = 0.0, 3.0 * (1 + len(self.variants) + 2 * len(targets))
         self.greedy: list[dict[str, Continuation]] = [{} for _ in material.prompts]
         self.golden: list[dict[str, Any]] = [
             {"prompt": prompt, "input_ids": list(ids), "models": {}} for prompt, ids in material.prompts
         ]
         self.rungs: list[Rung] = []
         self.layers: tuple[LayerError, ...] = ()
-        self.floor: float | None = None  # KL, nats, of the rounded reference against itself, disturbed
+        self.floors: dict[Variant, float] = {}  # KL, nats, of a rounding model against itself, disturbed
         self.decode = model.tokenizer().decode
+        config = skeleton.config
+        ends = config.eos_token_id
+        self.ends = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
+        self.float_model: Reference
+        self.dequantized: Reference
 
-    def reference(self, scratch: Path) -> None:
-        """PyTorch: the float model, then the dequantised one, with and without rounded activations."""
-        module = self.model.float_model()
-        self._collect(FLOAT_MODEL, module, scratch)
-        outputs = _layer_outputs(
-            module, list(self.skeleton.layers), self.material.windows[0].tokens[:_HOOK_TOKENS]
+    def reference(self) -> None:
+        """PyTorch: the float model, then the dequantised one, as it is and rounding as the runtimes do."""
+        names, tokens = list(self.skeleton.layers), self.windows[0].tokens[:_HOOK_TOKENS]
+        module = streamed_float_model(
+            self.skeleton, lambda layer: self.model.weight(layer.info), self.room.kept_bytes
         )
-        del module
-        gc.collect()
-        module = dequantized_model(self.skeleton, quantize_activations=False)
-        self._collect(DEQUANTIZED, module, scratch)
-        self.layers = self._layer_errors(module, outputs)
-        self._rung("quantisation", FLOAT_MODEL, DEQUANTIZED, "quantisation", "float")
-        if self.rounds:
-            round_activations(module, True)
-            self._collect(ROUNDED, module, scratch)
-            self._rung(
-                "quantisation with int8 activations", FLOAT_MODEL, ROUNDED, "quantisation", "quantised"
-            )
-            _disturb(module)
-            self._collect(DISTURBED, module, scratch, greedy_too=False)
-            self._rung("noise floor of int8 activations", ROUNDED, DISTURBED, "lowering", "quantised")
-            self.floor = self.rungs[-1].result.kl_mean
-
-    def runtime(
-        self, name: str, folder: Path, open_text: Callable[[Path, ActivationMode], TextRunner]
-    ) -> None:
-        """One runtime: as it ships, and with float activations where it can."""
-        shipped = open_text(folder, "as-shipped")
-        kind: RungActivations = "quantised" if self.rounds else "float"
-        if shipped.full_logits:
-            self._prefill(f"{name} as shipped (prefill)", shipped, FLOAT_MODEL, name, "shipped", kind)
-            exact = open_text(folder, "float") if self.rounds else shipped
-            label = f"{name}, float activations" if self.rounds else name
-            self._prefill(f"{name} lowering (prefill)", exact, DEQUANTIZED, label, "lowering", "float")
-            self._decode(
-                f"{name} lowering (decode)", exact, DEQUANTIZED, label, "lowering", "float", _DECODE_STEPS
-            )
-            if self.rounds:
-                self._continue(label, exact)
+        self.float_model = Reference(module, self.room.batch_tokens)
+        self._collect(self.float_model, None)
+        self._continue_together(FLOAT_MODEL, self.float_model)
+        exact = self.float_model.outputs(tokens, names)
+        release_weights(module)
+        if self.skeleton.layers:
+            module = dequantized_model(self.skeleton, quantize_activations=False, keep=self.room.kept_bytes)
+            self.dequantized = Reference(module, self.room.batch_tokens)
         else:
-            like = ROUNDED if self.rounds else DEQUANTIZED
-            rows = self._decode(f"{name} lowering (decode)", shipped, like, name, "lowering", kind, None)
-            self._last_rows(f"{name} lowering (prefill)", shipped, like, name, kind)
-            self._compare(f"{name} as shipped (decode)", FLOAT_MODEL, name, "shipped", kind, rows)
-        self._continue(name, shipped)
+            self.dequantized = self.float_model
+        self._collect(self.dequantized, Variant())
+        self._continue_together(DEQUANTIZED, self.dequantized)
+        self.layers = layer_errors(
+            self.model, self.skeleton.layers, exact, self.dequantized.outputs(tokens, names)
+        )
+        del exact
+        for variant in self.variants:
+            self._collect(self.dequantized, variant)
+        release_weights(self.dequantized.model)
+        release_to_system()
+        self._compare_references()
 
-    def _tick(self, doing: str) -> None:
-        """One more pass over a window is done, of about as many as every model and runtime takes."""
-        self._done += 1
-        references = 4 if self.rounds else 2
-        passes = len(self.material.windows) * (references + 2 * self.runtimes)
-        self.progress(doing, min(0.99, self._done / passes))
+    def runtime(self, backend: Backend, target: Target, folder: Path) -> None:
+        """One runtime: with float activations where it can leave them so, and as it ships."""
+        shipped = Variant(self.rounds, target.kv_cache)
+        acts: RungActivations = "quantised" if self.rounds else "float"
+        if self.rounds and backend.float_activations:
+            label = f"{backend.name}, float activations"
+            runner = backend.open_text(folder, "float")
+            self._lowering(backend.name, label, runner, Variant(cache=target.kv_cache), "float")
+            self._continue(label, runner, self.greedy_of(DEQUANTIZED))
+            del runner
+            release_to_system()
+        runner = backend.open_text(folder, "as-shipped")
+        if runner.full_logits:
+            if not self.rounds:
+                self._lowering(backend.name, backend.name, runner, shipped, "float")
+            pair = self._pair(f"{backend.name} as shipped (prefill)", None, backend.name, "shipped", acts)
+            self._prefill(pair, runner, range(len(self.windows)))
+            self._close([pair])
+        else:
+            self._stepwise(backend.name, runner, shipped, acts)
+        self._continue(backend.name, runner, [() for _ in self.greedy])
+        del runner
+        release_to_system()
+
+    def _stepwise(self, name: str, runner: TextRunner, like: Variant, acts: RungActivations) -> None:
+        """A runtime that gives the last token's row only: each row is held to both of its references.
+
+        The first windows go token by token, all of them where the model is small; the others, and the
+        first ones once more where there are no others, go STRIDE tokens at a time. What a user gets is
+        told from positions that lie alike in every window.
+        """
+        count = len(self.windows)
+        single = min(count, max(len(self.few), _SINGLE_WORK // self.parameters))
+        prefill = self._pair(f"{name} lowering (prefill)", like, name, "lowering", acts)
+        decode = self._pair(f"{name} lowering (decode)", like, name, "lowering", acts)
+        shipped = self._pair(f"{name} as shipped (decode)", None, name, "shipped", acts)
+        if single < count:
+            shipped = replace(shipped, every=STRIDE)
+        for window in range(count):
+            stride = 1 if window < single else STRIDE
+            first, others = stepped(runner, window, self.windows[window], stride, self.room.block_rows)
+            self._compare([prefill, shipped], iter([(window, 0, first)]))
+            self._compare([decode if stride == 1 else prefill, shipped], others, stride)
+            self._tick(name, 3 / count)
+            release_to_system()
+        for window in self.few if single == count else ():
+            _, others = stepped(runner, window, self.windows[window], STRIDE, self.room.block_rows)
+            self._compare([prefill], others, STRIDE)
+        self._close([decode, prefill, shipped])
+
+    def _lowering(
+        self, name: str, label: str, runner: TextRunner, like: Variant, acts: RungActivations
+    ) -> None:
+        """A runtime that gives a row per token: whole prefills, then the first window in steps."""
+        prefill = self._pair(f"{name} lowering (prefill)", like, label, "lowering", acts)
+        self._prefill(prefill, runner, self.few)
+        decode = self._pair(f"{name} lowering (decode)", like, label, "lowering", acts)
+        self._compare([decode], decoded(runner, 0, self.windows[0]))
+        self._tick(label, 1.0)
+        self._close([prefill, decode])
+
+    def _prefill(self, pair: _Pair, runner: TextRunner, windows: Sequence[int]) -> None:
+        for index in windows:
+            self._compare([pair], prefilled(runner, index, self.windows[index], self.room.piece_tokens))
+            self._tick(pair.candidate, 1.5 / len(self.windows))
+
+    def _variants(self, targets: Sequence[Target]) -> list[Variant]:
+        """The rounding models that some runtime is compared with, each followed by its disturbed twin.
+
+        Without targets, the one that rounds activations, so that a quantisation can be judged by itself.
+        """
+        wanted: dict[Variant, None] = {}
+        if not targets and self.rounds:
+            wanted[Variant(rounds=True)] = None
+        for target in targets:
+            rounds = self.rounds and not get_backend(target.backend).float_activations
+            if target.kv_cache != "float32":
+                wanted[Variant(rounds)] = None  # what the cache costs is told against the same without it
+            wanted[Variant(rounds, target.kv_cache)] = None
+        wanted.pop(Variant(), None)
+        return [v for one in wanted for v in (one, Variant(one.rounds, one.cache, disturbed=True))]
+
+    def _collect(self, reference: Reference, variant: Variant | None) -> None:
+        name = variant.name if variant else FLOAT_MODEL
+        disturbed = variant is not None and variant.disturbed
+        windows = self.windows[: len(self.few)] if disturbed else self.windows
+        before = 0
+        for done in reference.collect(variant, windows):
+            self._tick(name, 3 * (done - before) / len(windows))
+            before = done
+
+    def _compare_references(self) -> None:
+        """The rungs between PyTorch models, in one walk over the text so that each row is made once."""
+        pairs: list[tuple[_Pair, Variant]] = []
+
+        def add(name: str, reference: Variant | None, candidate: Variant, kind: RungKind) -> None:
+            acts: RungActivations = "quantised" if candidate.rounds else "float"
+            pairs.append((self._pair(name, reference, candidate.name, kind, acts), candidate))
+
+        add("quantisation", None, Variant(), "quantisation")
+        for variant in self.variants:
+            if variant.disturbed:
+                calm = Variant(variant.rounds, variant.cache)
+                add(f"noise floor of {_rounding(calm)}", calm, variant, "lowering")
+            elif variant.cache != "float32":
+                add(f"KV cache in {variant.cache}", Variant(variant.rounds), variant, "quantisation")
+            else:
+                add(f"quantisation with {_rounding(variant)}", None, variant, "quantisation")
+        for window, rows in self._blocks():
+            made: dict[Variant | None, Logits] = {}
+            for pair, candidate in pairs:
+                if candidate.disturbed and window not in self.few:
+                    continue
+                for one in (pair.reference, candidate):
+                    if one not in made:
+                        made[one] = self._logits(one, window, rows)
+                targets = np.array(self.windows[window].targets)[rows]
+                pair.comparison.update(made[pair.reference], made[candidate], targets)
+        for pair, candidate in pairs:
+            self._close([pair])
+            if candidate.disturbed:
+                self.floors[Variant(candidate.rounds, candidate.cache)] = self.rungs[-1].result.kl_mean
+
+    def _blocks(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """(window, scored rows), as many rows at once as `room` has place for."""
+        for index, window in enumerate(self.windows):
+            rows = np.arange(len(window.targets))
+            for start in range(0, len(rows), self.room.block_rows):
+                yield index, rows[start : start + self.room.block_rows]
+
+    def _logits(self, variant: Variant | None, window: int, rows: NDArray[np.int64]) -> Logits:
+        reference = self.float_model if variant is None else self.dequantized
+        return reference.logits(variant, window, rows)
+
+    def _compare(self, pairs: Sequence[_Pair], found: Rows, stride: int = 1) -> None:
+        """Hold a runtime's rows to the references of `pairs`; `stride` positions lie between two rows."""
+        for window, start, rows in found:
+            targets = np.array(self.windows[window].targets)
+            positions = start + stride * np.arange(len(rows))
+            for first in range(0, len(rows), self.room.block_rows):
+                at = positions[first : first + self.room.block_rows]
+                part = rows[first : first + self.room.block_rows]
+                for pair in pairs:
+                    wanted = at % pair.every == 0
+                    if wanted.any():
+                        expected = self._logits(pair.reference, window, at[wanted])
+                        pair.comparison.update(expected, part[wanted], targets[at[wanted]])
+
+    def _pair(
+        self, name: str, reference: Variant | None, candidate: str, kind: RungKind, acts: RungActivations
+    ) -> _Pair:
+        return _Pair(name, reference, candidate, kind, acts, LogitComparison())
+
+    def _close(self, pairs: Sequence[_Pair]) -> None:
+        """Turn finished comparisons into rungs; one that no row reached (a text of a few words) is none."""
+        for pair in pairs:
+            result = pair.comparison.result()
+            if result.positions or result.invalid != "no logits were compared":
+                self.rungs.append(
+                    Rung(
+                        pair.name,
+                        pair.reference_name,
+                        pair.candidate,
+                        pair.kind,
+                        pair.acts,
+                        result,
+                        self._limits(pair),
+                    )
+                )
+
+    def _limits(self, pair: _Pair) -> Limits:
+        """The recipe's; for a lowering beside a model that rounds, what the noise floor allows.
+
+        Rounding is a step function: a difference in the last bit of a float moves some codes by one, and
+        the layers behind amplify it. How far that goes is measured on the reference itself, its
+        embeddings disturbed by 1e-6; a sound lowering lies about as near, a wrong one does not.
+        """
+        if pair.kind != "lowering" or pair.reference is None or pair.reference.exact:
+            return self.limits
+        floor = self.floors.get(pair.reference)
+        if floor is None:  # the floor itself is being measured
+            return Limits()
+        return Limits(max_noise_kl=max(_FLOOR_FACTOR * floor, _LEAST_NOISE))
 
     def report(self) -> ParityReport:
         """Everything measured."""
-        greedy = tuple(
+        samples = tuple(
             GreedySample(prompt, DEQUANTIZED, continuations)
             for (prompt, _), continuations in zip(self.material.prompts, self.greedy, strict=True)
         )
-        return ParityReport(tuple(self.rungs), greedy, self.layers)
+        return ParityReport(tuple(self.rungs), samples, self.layers)
 
-    def _limits(self, kind: RungKind, acts: RungActivations) -> Limits:
-        """The recipe's; for a lowering with rounded activations what the noise floor allows.
+    def greedy_of(self, name: str) -> list[Tokens]:
+        """What that model wrote, by prompt."""
+        return [found[name].token_ids for found in self.greedy]
 
-        Rounding to int8 is a step function: a difference in the last bit of a float moves some codes by
-        one, and the layers behind amplify it. How far that goes is measured on the reference itself, its
-        embeddings disturbed by 1e-6; a sound lowering lies about as near, a wrong one does not.
-        """
-        if kind != "lowering" or acts == "float":
-            return self.limits
-        if self.floor is None:  # the floor itself is being measured
-            return Limits()
-        return Limits(max_noise_kl=max(_FLOOR_FACTOR * self.floor, _LEAST_NOISE))
+    def _continue_together(self, name: str, reference: Reference) -> None:
+        prompts = [ids for _, ids in self.material.prompts]
+        if prompts:
+            self._keep(name, greedy_together(reference.model, prompts, GREEDY_TOKENS, self.ends))
 
-    def _collect(self, name: str, module: torch.nn.Module, scratch: Path, greedy_too: bool = True) -> None:
-        """The model's logits over the scored halves, on disk, and its continuations of the prompts."""
-        runner = TorchRunner(module, 1 << 20)
-        self.logits[name] = []
-        for index, window in enumerate(self.material.windows):
-            runner.reset()
-            path = scratch / f"{len(self.logits)}-{index}.npy"
-            np.save(path, runner.forward(window.tokens)[window.rows])
-            self.logits[name].append(np.load(path, mmap_mode="r"))
-            self._tick(name)
-        if greedy_too:
-            self._continue(name, runner)
+    def _continue(self, name: str, runner: TextRunner, drafts: Sequence[Tokens]) -> None:
+        found = [
+            greedy(runner, prompt, GREEDY_TOKENS, self.ends, draft)
+            for (_, prompt), draft in zip(self.material.prompts, drafts, strict=True)
+        ]
+        self._keep(name, found)
 
-    def _continue(self, name: str, runner: TextRunner) -> None:
-        """Greedy continuations of the prompts; the first logits of each become golden vectors."""
-        ends = _end_tokens(self.skeleton.config)
-        for (_, prompt), found, golden in zip(self.material.prompts, self.greedy, self.golden, strict=True):
-            tokens, first = greedy(runner, prompt, GREEDY_TOKENS, ends)
-            found[name] = Continuation(self.decode(list(tokens)), tokens)
+    def _keep(self, name: str, found: Sequence[tuple[Tokens, Logits]]) -> None:
+        """Greedy continuations for the report; the first logits of each become golden vectors."""
+        for (tokens, first), texts, golden in zip(found, self.greedy, self.golden, strict=True):
+            texts[name] = Continuation(self.decode(list(tokens)), tokens)
             top = np.argsort(-first, kind="stable")[:_GOLDEN_TOP]
             golden["models"][name] = {
                 "greedy": list(tokens),
@@ -208,164 +395,11 @@ class _Ladder:
                 "top_logits": [round(float(first[index]), 4) for index in top],
             }
 
-    def _prefill(
-        self,
-        name: str,
-        runner: TextRunner,
-        reference: str,
-        candidate: str,
-        kind: RungKind,
-        acts: RungActivations,
-    ) -> None:
-        def rows() -> Iterator[Logits]:
-            for window in self.material.windows:
-                runner.reset()
-                yield runner.forward(window.tokens)[window.rows]
-                self._tick(name)
-
-        self._compare(name, reference, candidate, kind, acts, rows())
-
-    def _decode(
-        self,
-        name: str,
-        runner: TextRunner,
-        reference: str,
-        candidate: str,
-        kind: RungKind,
-        acts: RungActivations,
-        steps: int | None,
-    ) -> list[Logits]:
-        """Prefill the first half, then feed the text's own tokens one by one through the cache."""
-        found = []
-        for window in self.material.windows if steps is None else self.material.windows[:1]:
-            runner.reset()
-            start, stop = window.first_scored + 1, len(window.tokens) - 1
-            rows = [runner.forward(window.tokens[:start])[-1]]
-            fed = window.tokens[start : stop if steps is None else min(stop, start + steps)]
-            rows += [runner.forward([token])[-1] for token in fed]
-            found.append(np.stack(rows))
-            self._tick(name)
-        self._compare(name, reference, candidate, kind, acts, found)
-        return found
-
-    def _last_rows(
-        self, name: str, runner: TextRunner, reference: str, candidate: str, acts: RungActivations
-    ) -> None:
-        """Whole prefills of several lengths, of which the runtime gives the last token's logits."""
-        comparison = LogitComparison()
-        for window, expected in zip(self.material.windows, self.logits[reference], strict=True):
-            for at in np.unique(np.linspace(0, len(expected) - 1, _PREFILLS).astype(int)):
-                runner.reset()
-                end = window.first_scored + 1 + at
-                row = runner.forward(window.tokens[:end])[-1:]
-                comparison.update(expected[at : at + 1], row, np.array([window.tokens[end]]))
-        self.rungs.append(
-            Rung(
-                name,
-                reference,
-                candidate,
-                "lowering",
-                acts,
-                comparison.result(),
-                self._limits("lowering", acts),
-            )
-        )
-
-    def _rung(self, name: str, reference: str, candidate: str, kind: RungKind, acts: RungActivations) -> None:
-        self._compare(name, reference, candidate, kind, acts, self.logits[candidate])
-
-    def _compare(
-        self,
-        name: str,
-        reference: str,
-        candidate: str,
-        kind: RungKind,
-        acts: RungActivations,
-        found: Sequence[Logits] | Iterator[Logits],
-    ) -> None:
-        """Add a rung; `found` has a block of rows per window, from the first scored position on."""
-        comparison = LogitComparison()
-        for window, expected, rows in zip(self.material.windows, self.logits[reference], found, strict=False):
-            targets = np.array(window.targets[: len(rows)])
-            comparison.update(expected[: len(rows)], np.asarray(rows), targets)
-        self.rungs.append(
-            Rung(name, reference, candidate, kind, acts, comparison.result(), self._limits(kind, acts))
-        )
-
-    def _layer_errors(
-        self, module: torch.nn.Module, expected: Mapping[str, NDArray[np.float32]]
-    ) -> tuple[LayerError, ...]:
-        found = _layer_outputs(module, list(expected), self.material.windows[0].tokens[:_HOOK_TOKENS])
-        return tuple(
-            LayerError(
-                name,
-                layer.scheme.bits,
-                sqnr_db(self.model.weight(layer.info), layer.load().dequantized()),
-                sqnr_db(expected[name], found[name]),
-            )
-            for name, layer in self.skeleton.layers.items()
-        )
+    def _tick(self, doing: str, share: float) -> None:
+        """A share of a pass over the text is done, of about as many as every model and runtime takes."""
+        self._done += share
+        self.progress(doing, min(0.99, self._done / self._passes))
 
 
-def greedy(
-    runner: TextRunner, prompt: Sequence[int], count: int, ends: frozenset[int]
-) -> tuple[tuple[int, ...], Logits]:
-    """The `count` most likely tokens after the prompt, one by one through the cache, stopping at an end
-    token; and the (vocabulary,) logits that the first was chosen from."""
-    runner.reset()
-    first = runner.forward(prompt)[-1]
-    tokens = [int(first.argmax())]
-    while len(tokens) < count and tokens[-1] not in ends:
-        tokens.append(int(runner.forward(tokens[-1:])[-1].argmax()))
-    return tuple(tokens), first
-
-
-def sqnr_db(exact: NDArray[np.float32], found: NDArray[np.float32]) -> float:
-    """Signal to quantisation noise, 10 log10(sum exact^2 / sum (exact - found)^2), in dB."""
-    signal = float(np.square(exact, dtype=np.float64).sum())
-    noise = float(np.square(exact.astype(np.float64) - found).sum())
-    if noise == 0.0:
-        return float("inf")
-    return float(10 * np.log10(signal / noise)) if signal > 0 else float("-inf")
-
-
-def _disturb(module: torch.nn.Module) -> None:
-    """Scale every embedding weight by 1 + 1e-6 x, x standard normal with a fixed seed: a few float32 roundings."""
-    generator = torch.Generator().manual_seed(0)
-    for part in module.modules():
-        if isinstance(part, torch.nn.Embedding):
-            noise = torch.randn(part.weight.shape, generator=generator)
-            part.weight.mul_(1 + 1e-6 * noise)
-
-
-def _end_tokens(config: Any) -> frozenset[int]:
-    ends = config.eos_token_id
-    return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
-
-
-def _layer_outputs(
-    module: torch.nn.Module, names: Sequence[str], tokens: Sequence[int]
-) -> dict[str, NDArray[np.float32]]:
-    """Outputs of the named layers for one piece of text, (tokens, out) each."""
-    found: dict[str, NDArray[np.float32]] = {}
-    with _hooks(module, names, found):
-        TorchRunner(module, 1 << 20).forward(tokens)
-    return found
-
-
-@contextmanager
-def _hooks(
-    module: torch.nn.Module, names: Sequence[str], found: dict[str, NDArray[np.float32]]
-) -> Iterator[None]:
-    def keep(name: str) -> Callable[..., None]:
-        def hook(layer: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
-            found[name] = output.reshape(-1, output.shape[-1]).numpy().copy()
-
-        return hook
-
-    handles = [module.get_submodule(name).register_forward_hook(keep(name)) for name in names]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _rounding(variant: Variant) -> str:
+    return variant.name.removeprefix(f"{DEQUANTIZED}, ")

@@ -49,6 +49,20 @@ def test_a_value_on_its_limit_passes():
     assert failures(rung(kind="lowering", max_rel=1e-3)) == []
 
 
+@pytest.mark.parametrize("activations", ["float", "quantised"])
+def test_a_lowering_that_rounds_on_the_way_is_held_to_the_noise_floor(activations):
+    """Activations in int8, or a KV cache: numerical noise is no measure there, whatever max_rel is."""
+    found = replace(
+        rung(kind="lowering", activations=activations, max_rel=0.9), limits=Limits(max_noise_kl=0.08)
+    )
+    assert found.gates == ("max_noise_kl",)
+    assert failures(replace(found, limits=Limits(max_noise_kl=0.1))) == []
+    assert failures(found) == [
+        "lowering: the mean KL divergence is 0.1 nats, over the 0.08 that the measured noise floor allows. "
+        "the runtime does not compute what PyTorch computes from the same integers. Do not ship these files"
+    ]
+
+
 def test_each_missed_gate_is_a_sentence():
     assert failures(rung(kl_mean=0.2134, same_top1=0.7012, ppl_ratio=1.234)) == [
         "quantisation: the mean KL divergence is 0.213 nats, over the limit 0.15 "

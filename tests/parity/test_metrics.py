@@ -108,8 +108,9 @@ def test_a_constant_per_row_changes_nothing_but_max_abs(pair, first, second):
     moved = compare(reference + np.float32(first), candidate + np.float32(second), targets)
     assert moved.same_top1 == plain.same_top1
     for name in ("max_rel", "rms_rel", "kl_mean", "kl_p99", "reference_ppl", "candidate_ppl", "ppl_ratio"):
-        # float64: logits under 2^6 are centred with an error under 2^-46, sums of 20 x 12 of them
-        assert getattr(moved, name) == pytest.approx(getattr(plain, name), rel=1e-10, abs=1e-10), name
+        # float32: logits and differences under 2^7 are centred and shifted with three roundings of 2^-18 at
+        # most; the softmax weights that come of it are off by 2^-16, and so is a sum weighted by them
+        assert getattr(moved, name) == pytest.approx(getattr(plain, name), rel=2.0**-15, abs=1e-7), name
 
 
 @given(logit_pairs, st.integers(1, 5))
@@ -126,7 +127,8 @@ def test_the_result_does_not_depend_on_how_updates_are_cut(pair, step):
     assert cut.positions == whole.positions
     assert cut.same_top1 == whole.same_top1
     for name in ("max_abs", "max_rel", "rms_rel", "kl_mean", "kl_p99", "reference_ppl", "ppl_ratio"):
-        assert getattr(cut, name) == pytest.approx(getattr(whole, name), rel=1e-12), name
+        # a row is worked on by itself, so only the order of float32 instructions can differ
+        assert getattr(cut, name) == pytest.approx(getattr(whole, name), rel=1e-6, abs=1e-12), name
     assert (cut.ppl_ratio_ci is None) == (whole.ppl_ratio_ci is None)
 
 

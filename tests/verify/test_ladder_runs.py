@@ -135,3 +135,43 @@ def test_not_ours(qexport, tmp_path):
             "",
             f"error: {manifest}: {reason}; export again with --force\n",
         )
+
+
+def test_what_an_int8_kv_cache_costs_is_a_rung_of_its_own(tiny_job, recipe, monkeypatch):
+    """PyTorch with such a cache, against the same without; the program is held to what rounding leaves room for."""
+    from dataclasses import replace
+
+    from exporter.pipeline import plan_recipe
+    from exporter.recipe import load_recipe
+    from exporter.verify import verify_model
+    from exporter.verify.integers import integers_of
+
+    loaded = load_recipe(recipe)
+    model, plan = plan_recipe(loaded)
+    schemes = {layer.name: layer.scheme for layer in plan.layers}
+    skeleton = model.skeleton(schemes, integers_of(tiny_job[1], loaded.targets, schemes))
+    cached = replace(loaded, targets=(replace(loaded.targets[1], kv_cache="int8"),))
+    rungs = {
+        rung.name: rung
+        for rung in verify_model(model, skeleton, tiny_job[1], cached, lambda what, share: None).parity.rungs
+    }
+    assert list(rungs) == [
+        "quantisation",
+        "quantisation with int8 activations",
+        "noise floor of int8 activations",
+        "KV cache in int8",
+        "noise floor of int8 activations, int8 KV cache",
+        "executorch lowering (decode)",
+        "executorch lowering (prefill)",
+        "executorch as shipped (decode)",
+    ]
+    cost = rungs["KV cache in int8"]
+    assert (cost.reference, cost.candidate) == (
+        "dequantised, int8 activations",
+        "dequantised, int8 activations, int8 KV cache",
+    )
+    assert 0 < cost.result.kl_mean < rungs["quantisation"].result.kl_mean
+    lowering = rungs["executorch lowering (decode)"]
+    assert lowering.reference == cost.candidate and lowering.gates == ("max_noise_kl",)
+    floor = rungs["noise floor of int8 activations, int8 KV cache"].result.kl_mean
+    assert lowering.limits.max_noise_kl == max(3 * floor, 1e-3)

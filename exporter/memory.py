@@ -1,0 +1,247 @@
+"""How much memory a job takes: told before the work starts, held while it runs.
+
+Resident memory counts mapped pages of files too (ru_maxrss, VmRSS), so the forecast does. What each stage
+holds at its peak was measured (the constants below), and follows from the sizes in the plan.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from exporter.errors import QexportError
+
+if TYPE_CHECKING:
+    from exporter.planning import QuantPlan
+
+MB, GB = 1_000_000, 1_000_000_000
+_LOGITS = 64 * MB  # bytes of a block of logits, of which a comparison holds a few
+_PIECE = 128 * MB  # bytes of logits that a runtime gives at once
+_ACTIVATIONS = 96 * MB  # bytes of the widest activations of a batch
+_KEPT = 640 * MB  # bytes of the float model's weights that stay mapped from one step to the next
+_FEWEST_ROWS, _MOST_ROWS = 16, 256
+_FEWEST_TOKENS = 64
+_SHARES = (1.0, 0.5, 0.25, 0.125)  # of what the ladder works on at once, tried in this order
+_MAPPED_AT_ONCE = 268 * MB  # of a float weight (models/reference.py)
+_FLOAT = 4  # bytes
+
+# Measured on Linux x86-64 with the pinned versions, language models of 134, 268 and 630 million parameters:
+# resident before a stage works (imports, what earlier stages left), and bytes for each byte of its file.
+_BASE_QUANTISE = 480 * MB
+_BASE_LOWER = {"onnxruntime": 1000 * MB, "executorch": 1310 * MB}
+_BASE_VERIFY = 1000 * MB
+_LOWER_PER_BYTE = {"onnxruntime": 3.1, "executorch": 3.7}
+_RUN_PER_BYTE = 2.2  # the mapped file, and its weights packed for the kernels
+_BLOCKS_HELD = 6  # blocks of logits at once: two or three models, and the copies of a comparison
+_SAMPLE_SECONDS = 0.2
+
+
+class MemoryProblem(QexportError):
+    """The job does not fit into the memory it may use, or has used more."""
+
+
+class HasShape(Protocol):
+    """A layer of a model's list or of a plan."""
+
+    @property
+    def kind(self) -> str: ...  # noqa: D102
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class VerifyRoom:
+    """How much the parity ladder of a language model works on at once."""
+
+    batch_tokens: int  # of text that go through a PyTorch layer together
+    block_rows: int  # of logits compared at a time
+    piece_tokens: int  # that a runtime is given at once where it returns a row for each
+    kept_bytes: int  # of the float model's weights that stay mapped
+
+    @classmethod
+    def for_layers(cls, layers: Iterable[HasShape], share: float = 1.0) -> VerifyRoom:
+        """For a model of these layers; `share` of what is used where memory is no concern."""
+        vocabulary, widest = _widths(layers)
+        row = _FLOAT * vocabulary
+        return cls(
+            batch_tokens=max(_FEWEST_TOKENS, int(share * _ACTIVATIONS / (3 * _FLOAT * widest))),
+            block_rows=min(_MOST_ROWS, max(_FEWEST_ROWS, int(share * _LOGITS / row))),
+            piece_tokens=max(_FEWEST_TOKENS, int(share * _PIECE / row)),
+            kept_bytes=int(share * _KEPT),
+        )
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a job may use, and how it works so that it stays within."""
+
+    forecast: dict[str, int]  # peak bytes by stage, in the order of the job
+    workers: int  # layers quantised at the same time
+    verify: VerifyRoom
+    limit: int | None  # bytes; None: not known
+
+    @property
+    def peak(self) -> int:
+        """Of all stages."""
+        return max(self.forecast.values())
+
+
+def peak_forecast(plan: QuantPlan, workers: int, share: float = 1.0) -> dict[str, int]:
+    """Stage -> resident bytes at its peak. Pure: from the plan's sizes and how each stage works."""
+    own = [layer for layer in plan.layers if layer.tied_to is None]
+    sizes = sorted((layer.info.parameters for layer in own if not layer.scheme.is_float), reverse=True)
+    kept_float = _FLOAT * (
+        plan.other_parameters + sum(layer.info.parameters for layer in own if layer.scheme.is_float)
+    )
+    # a worker holds its layer's float weight, mapped, and the integers that it writes
+    found = {"quantise": _BASE_QUANTISE + (_FLOAT + 1) * sum(sizes[:workers])}
+    for forecast in plan.forecasts:
+        name = forecast.target.backend
+        written = forecast.total_bytes
+        found[f"lower to {name}"] = int(_BASE_LOWER[name] + _LOWER_PER_BYTE[name] * written)
+    found["verify"] = _verify_peak(plan, share, kept_float)
+    return found
+
+
+def _verify_peak(plan: QuantPlan, share: float, kept_float: int) -> int:
+    """References first; then one runtime at a time, with the references' output layers beside it."""
+    quantised = _FLOAT * sum(
+        layer.info.parameters for layer in plan.layers if layer.tied_to is None and not layer.scheme.is_float
+    )
+    vocabulary, _ = _widths(plan.layers)
+    largest = _FLOAT * max(layer.info.parameters for layer in plan.layers)
+    room = VerifyRoom.for_layers(plan.layers, share)
+    references = (
+        min(room.kept_bytes, quantised) + min(largest, _MAPPED_AT_ONCE) + int(2 * share * _ACTIVATIONS)
+    )
+    if plan.task != "text-generation":
+        return _BASE_VERIFY + 2 * (quantised + kept_float)
+    row = _FLOAT * vocabulary
+    blocks = _BLOCKS_HELD * room.block_rows * row
+    pieces = 2 * min(room.piece_tokens, 512) * row
+    running = max(
+        int(_RUN_PER_BYTE * forecast.total_bytes) + forecast.cache_bytes for forecast in plan.forecasts
+    )
+    runtimes = blocks + pieces + min(largest, _MAPPED_AT_ONCE) + running
+    return _BASE_VERIFY + kept_float + max(references, runtimes)
+
+
+def _widths(layers: Iterable[HasShape]) -> tuple[int, int]:
+    """Rows of the largest table, and of the widest other layer."""
+    rows = [layer.shape[0] for layer in layers if layer.kind in ("linear", "embedding")]
+    vocabulary = max(rows, default=1)
+    return vocabulary, max((count for count in rows if count != vocabulary), default=1)
+
+
+def room_for(plan: QuantPlan, max_memory: int | None) -> Room:
+    """How the job works so that it stays within max_memory, or within what this machine has available.
+
+    Raises MemoryProblem where no way of working is small enough.
+    """
+    available = available_memory()
+    limit = max_memory if max_memory is not None else available
+    choices = [(os.cpu_count() or 1, share) for share in _SHARES]
+    choices += [(1, _SHARES[-1])]
+    for workers, share in choices:
+        forecast = peak_forecast(plan, workers, share)
+        if limit is None or max(forecast.values()) <= limit:
+            break
+    else:
+        stage = max(forecast, key=lambda name: forecast[name])
+        raise MemoryProblem(_too_little(stage, forecast[stage], limit or 0, max_memory is not None))
+    return Room(forecast, workers, VerifyRoom.for_layers(plan.layers, share), limit)
+
+
+def _too_little(stage: str, needed: int, limit: int, asked: bool) -> str:
+    text = f"{stage}: this model needs about {_gb(needed)} of memory, "
+    if asked:
+        return text + f"--max-memory allows {_gb(limit)}; allow more, or export one target at a time"
+    return text + f"{_gb(limit)} are available; close other programs, or export one target at a time"
+
+
+def _gb(size: int) -> str:
+    return f"{size / GB:.1f} GB"
+
+
+def available_memory() -> int | None:
+    """Bytes that this process may still take, its own included; None where the system does not say."""
+    found = []
+    with suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+        found.append(1024 * kilobytes + (resident() or 0))
+    with suppress(OSError, ValueError):  # a container's own limit; "max" where it has none
+        allowed = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        found.append(allowed - used + (resident() or 0))
+    return min(found, default=None)
+
+
+def resident(anonymous: bool = False) -> int | None:
+    """Bytes of this process in memory; `anonymous`: without mapped files, which the system can take back."""
+    key = "RssAnon:" if anonymous else "VmRSS:"
+    with suppress(OSError, ValueError, IndexError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
+    return None
+
+
+@contextmanager
+def held_memory(limit: int | None) -> Iterator[None]:
+    """Inside, the job ends with MemoryProblem when its own memory (without mapped files) exceeds `limit`.
+
+    setrlimit would count address space, most of which is mapped files and never in memory. So a thread
+    looks from time to time and wakes the main thread by a signal; a single native call may still finish.
+    """
+    usable = limit is not None and resident(anonymous=True) is not None
+    if not usable or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    assert limit is not None
+    done = threading.Event()
+    seen: list[int] = []
+
+    def watch() -> None:
+        while not done.wait(_SAMPLE_SECONDS):
+            now = resident(anonymous=True) or 0
+            if now > limit:
+                seen.append(now)
+                os.kill(os.getpid(), signal.SIGUSR1)
+                return
+
+    def stop(number: int, frame: object) -> None:
+        raise MemoryProblem(
+            f"{_gb(seen[0])} of memory in use, --max-memory allows {_gb(limit)}; allow more. The forecast was "
+            "lower, so please report this model and recipe"
+        )
+
+    before = signal.signal(signal.SIGUSR1, stop)
+    watcher = threading.Thread(target=watch, name="memory", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+def release_to_system() -> None:
+    """Collect garbage and hand freed memory back; glibc keeps it otherwise, and the peak with it."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # glibc; other C libraries give memory back by themselves
+        trim(0)
+
+
+def spoken(forecast: dict[str, int]) -> str:
+    """`quantise 0.5, lower to onnxruntime 0.9, verify 1.3 GB`."""
+    return ", ".join(f"{stage} {size / GB:.1f}" for stage, size in forecast.items()) + " GB"
