@@ -1,5 +1,7 @@
 """qexport bench, and --max-memory: what they answer and what they refuse."""
 
+# ruff: noqa: E501  (a message stands in one line, as a person sees it)
+
 import json
 
 import pytest

@@ -30,6 +30,7 @@ class MemorySkeleton:
         example_inputs: tuple[Any, ...] = (),
         dynamic_shapes: Any = None,
         tokenizer_folder: Path | None = None,
+        calibration: tuple[tuple[int, ...], ...] = (),
     ) -> None:
         self.model = model.eval()
         self.task = task
@@ -37,6 +38,7 @@ class MemorySkeleton:
         self.tokenizer_folder = tokenizer_folder
         self.example_inputs = example_inputs
         self.dynamic_shapes = dynamic_shapes
+        self.calibration = calibration
         self.layers: dict[str, PlannedLayer] = {}
         owners: dict[int, str] = {}
         for name, module in model.named_modules():

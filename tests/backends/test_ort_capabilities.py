@@ -11,7 +11,7 @@ import pytest
 
 from exporter.backends.base import Target
 from exporter.backends.ort import BACKEND
-from exporter.layers import LayerInfo
+from exporter.layers import CacheShape, LayerInfo
 from exporter.schemes import FLOAT, QuantScheme
 
 LINEAR = LayerInfo("model.layers.0.mlp.down_proj", "linear", (576, 1536))
@@ -126,6 +126,41 @@ def test_bytes_of_a_layer() -> None:
     assert BACKEND.layer_bytes(LINEAR, FLOAT, TARGET) == 576 * 1536 * 4
     tied = LayerInfo("lm_head", "linear", (49152, 576), tied_to="model.embed_tokens")
     assert BACKEND.layer_bytes(tied, W4, TARGET) == 0
+
+
+CACHE = (CacheShape(3, 64), CacheShape(3, 64, window=16), CacheShape(1, 256))
+
+
+@pytest.mark.parametrize(
+    ("kv_cache", "min_runtime"), [("float32", None), ("float32", "1.20"), ("int8", None), ("int8", "1.28")]
+)
+def test_kv_caches_that_run(kv_cache: Any, min_runtime: str | None) -> None:
+    target = replace(TARGET, kv_cache=kv_cache, min_runtime=min_runtime)
+    assert BACKEND.unsupported_cache(target, CACHE) is None
+
+
+def test_an_int8_kv_cache_needs_a_recent_runtime() -> None:
+    target = replace(TARGET, kv_cache="int8", min_runtime="1.26.0")
+    assert BACKEND.unsupported_cache(target, CACHE) == (
+        "kv_cache int8: GroupQueryAttention holds none on CPU before ONNX Runtime 1.28, and min_runtime is"
+        " 1.26.0; raise min_runtime to 1.28 or set kv_cache: float32"
+    )
+
+
+def test_a_float16_kv_cache_is_refused() -> None:
+    assert BACKEND.unsupported_cache(replace(TARGET, kv_cache="float16"), CACHE) == (
+        "kv_cache float16: ONNX Runtime's attention on CPU converts all of a float16 cache to float32 at every"
+        " token, which takes it 1.7 times as long; set kv_cache: int8, a quarter of float32's size and faster"
+        " to read, or kv_cache: float32"
+    )
+
+
+def test_bytes_of_a_kv_cache() -> None:
+    numbers = 2 * (3 * 64 + 3 * 64 + 256)  # keys and values of a token; a window does not shorten the cache
+    for kv_cache, width in (("float32", 4), ("float16", 2), ("int8", 1)):
+        target = replace(TARGET, kv_cache=kv_cache, max_context=512)  # type: ignore[arg-type]
+        assert BACKEND.cache_bytes(target, CACHE) == 512 * numbers * width
+    assert BACKEND.cache_bytes(TARGET, ()) == 0
 
 
 def test_asking_imports_no_framework() -> None:

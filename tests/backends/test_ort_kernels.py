@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from exporter.backends.ort.cache import largest_key, scales_for
 from exporter.backends.ort.packing import PackedWeight, pack, unpack_codes
 from exporter.numerics import QuantizedTensor, quantize
 from exporter.schemes import QuantScheme
@@ -131,3 +132,80 @@ def test_packing_is_reversible_over_every_code(bits: int) -> None:
     assert packed.zero_points is not None
     np.testing.assert_array_equal(unpack_codes(packed.data, bits, codes.shape[1]), codes)
     np.testing.assert_array_equal(unpack_codes(packed.zero_points, bits, groups), zeros)
+
+
+HEADS, KV_HEADS, SIZE = 4, 2, 16
+
+
+def attention_node(scales: dict[str, NDArray[np.float32]], window: int | None, softcap: float) -> Any:
+    """One GroupQueryAttention, its cache in int8 by these scales, or in float32 without any."""
+    kind = TensorProto.INT8 if scales else TensorProto.FLOAT
+    shapes = {"q": HEADS * SIZE, "k": KV_HEADS * SIZE, "v": KV_HEADS * SIZE}
+    inputs = [helper.make_tensor_value_info(x, TensorProto.FLOAT, [1, "s", n]) for x, n in shapes.items()]
+    cache = [1, KV_HEADS, "p", SIZE]
+    inputs += [helper.make_tensor_value_info(x, kind, cache) for x in ("past_k", "past_v")]
+    inputs += [
+        helper.make_tensor_value_info(x, TensorProto.INT32, n) for x, n in (("last", [1]), ("total", []))
+    ]
+    names = [x.name for x in inputs]
+    attributes: dict[str, Any] = {"num_heads": HEADS, "kv_num_heads": KV_HEADS, "softcap": softcap}
+    if window is not None:
+        attributes["local_window_size"] = window
+    if scales:
+        names += [*[""] * 5, *scales]
+        attributes |= {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
+    node = helper.make_node(
+        "GroupQueryAttention", names, ["y", "new_k", "new_v"], domain="com.microsoft", **attributes
+    )
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    outputs += [helper.make_tensor_value_info(x, kind, None) for x in ("new_k", "new_v")]
+    graph = helper.make_graph(
+        [node], "one", inputs, outputs, [numpy_helper.from_array(x, name) for name, x in scales.items()]
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def attend(session: Any, kind: Any, data: dict[str, NDArray[np.float32]], prompt: int) -> Any:
+    """Outputs (tokens, heads, size) and the cache after a prompt and single steps."""
+    past_k = past_v = np.zeros((1, KV_HEADS, 0, SIZE), kind)
+    tokens, rows = data["q"].shape[1], []
+    for start, stop in [(0, prompt), *[(i, i + 1) for i in range(prompt, tokens)]]:
+        step = {name: x[:, start:stop] for name, x in data.items()}
+        place = {"last": np.asarray([stop - 1], np.int32), "total": np.asarray(stop, np.int32)}
+        y, past_k, past_v = session.run(None, {**step, "past_k": past_k, "past_v": past_v, **place})
+        rows.append(y[0].reshape(-1, HEADS, SIZE))
+    return np.concatenate(rows).astype(np.float64), past_k[0], past_v[0]
+
+
+@pytest.mark.parametrize("prompt", [1, 17, 40])
+@pytest.mark.parametrize(("window", "softcap"), [(None, 0.0), (6, 0.0), (None, 5.0)])
+def test_attention_over_an_int8_cache(prompt: int, window: int | None, softcap: float) -> None:
+    rng = np.random.default_rng(11)
+    spread = rng.exponential(size=SIZE).astype(np.float32)  # channels of very different size
+    data = {"q": rng.standard_normal((1, 40, HEADS * SIZE)).astype(np.float32)}
+    for name in ("k", "v"):
+        data[name] = rng.standard_normal((1, 40, KV_HEADS * SIZE)).astype(np.float32) * np.tile(
+            spread, KV_HEADS
+        )
+    exact, keys, values = attend(attention_node({}, window, softcap), np.float32, data, prompt)
+    largest = np.abs(values).max(axis=1)
+    scales = {"k_scale": scales_for(largest_key(keys, True)), "v_scale": scales_for(largest)}
+    rounded, key_codes, value_codes = attend(attention_node(scales, window, softcap), np.int8, data, prompt)
+    for codes, held, scale in (
+        (key_codes, keys, scales["k_scale"]),
+        (value_codes, values, scales["v_scale"]),
+    ):
+        # to the nearest code; x * (1 / scale) carries three roundings of a number up to 127
+        assert (np.abs(codes * scale[0] - held) <= scale[0] * (0.5 + 3 * 127 * UNIT)).all()
+    # A score is q . k / sqrt(size): each key element moves by half a step, so every score of a query by
+    # at most e (a soft cap has slope 1 at most). exp(score) then moves by a factor within exp(+-e), their sum
+    # too, a probability within exp(+-2 e), and all of them together by at most exp(2 e) - 1. Behind them
+    # each value moves by half a step. float32's own noise is left to the factor.
+    step_k, step_v = (np.repeat(scales[x][0, :, 0], HEADS // KV_HEADS, axis=0) for x in scales)
+    query = np.abs(data["q"][0].reshape(-1, HEADS, SIZE))
+    moved = (query * step_k / 2).sum(axis=2, keepdims=True) / np.sqrt(SIZE)  # (tokens, heads, 1)
+    bound = step_v / 2 + np.expm1(2 * moved) * np.repeat(largest, HEADS // KV_HEADS, axis=0)
+    assert (np.abs(rounded - exact) <= bound * 1.001).all()
+    assert np.abs(rounded - exact).max() > 0  # something was rounded

@@ -182,3 +182,21 @@ def test_bad_gguf(tmp_path, content):
         metadata_folder(path, "0" * 64, tmp_path / "cache")
     assert str(error.value).startswith(f"{path}: ")
     assert not list((tmp_path / "cache" / "gguf").glob("*"))
+
+
+def test_calibration_windows_cover_the_packages_text(model):
+    from importlib import resources
+
+    schemes = {layer.name: FLOAT for layer in model.layers().layers}
+    data = resources.files("exporter") / "data"
+    text = (data / "calibration_text.txt").read_text("utf-8")
+    assert text != (data / "parity_text.txt").read_text("utf-8")
+    windows = model.skeleton(schemes, lambda name: None).calibration
+    # every other one begins as the model's texts do, with <s> (0), which is no part of the text
+    assert {window[0] == 0 for window in windows[::2]} == {True}
+    assert all(0 not in window and len(window) <= 256 for window in windows[1::2])
+    tokens = [token for window in windows for token in window if token]
+    assert model.tokenizer().decode(tokens) == text
+    first, second = (model.tokenizer().encode(x, add_special_tokens=False) for x in ("ab", "c"))
+    own = model.skeleton(schemes, lambda name: None, ["ab", "c"]).calibration
+    assert own == ((0, *first), tuple(second))

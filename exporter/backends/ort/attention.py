@@ -116,13 +116,13 @@ def group_query_attention(
         attributes["local_window_size"] = int(sliding_window)
     if softcap is not None:
         attributes["softcap"] = float(softcap)
-    present_shape = (batch, kv_heads, past_key.shape[2] + new, size)
     output, present_key, present_value = torch.onnx.ops.symbolic_multi_out(
         OPERATOR,
         (_flat(query), _flat(key), _flat(value), past_key, past_value, cache.seqlens, cache.total),
         attributes,  # type: ignore[arg-type]  # torch's annotation is an invariant dict
         dtypes=(query.dtype, key.dtype, value.dtype),
-        shapes=((batch, new, heads * size), present_shape, present_shape),
+        # the trace knows the cache's rank only (tracing.trace_text)
+        shapes=((batch, new, heads * size), past_key.shape, past_value.shape),
         version=1,
     )
     cache.present[layer] = (present_key, present_value)

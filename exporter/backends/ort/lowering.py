@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
-import torch
 
 from exporter.backends.base import Progress, Target
-from exporter.backends.ort import capabilities, genai, passes, storage
+from exporter.backends.ort import cache, capabilities, genai, passes, storage
 from exporter.backends.ort.names import LAST_TOKEN, LOGITS_RANGE
 from exporter.backends.ort.passes import naming
-from exporter.backends.ort.tracing import Traced, trace_module, trace_text
+from exporter.backends.ort.tracing import trace_module, trace_text
+from exporter.backends.ort.translation import OPSET, to_onnx
 from exporter.errors import LoweringError
 
 if TYPE_CHECKING:
     from exporter.models.skeleton import Skeleton
 
-# The youngest opset that the oldest runtime we support (1.20) implements in full.
-OPSET = 21
 ORT_FORMAT = "model.ort"
 
 
@@ -54,6 +49,9 @@ def lower(skeleton: Skeleton, target: Target, folder: Path, progress: Progress) 
         "nodes": len(list(model.graph)),
         "passes": outcomes,
     }
+    if traced.context is not None and target.kv_cache == "int8":
+        progress("measuring keys and values", 0.95)
+        facts["kv_cache"] = cache.to_int8(folder, skeleton.calibration, traced.context)
     if target.ort_format:
         progress("converting to ORT format", 0.95)
         _write_ort_format(folder)
@@ -65,29 +63,6 @@ def lower(skeleton: Skeleton, target: Target, folder: Path, progress: Progress) 
     return facts
 
 
-def to_onnx(traced: Traced) -> ir.Model:
-    """torch.export program -> onnx-ir model, as translated. Raises LoweringError."""
-    with _quiet():
-        try:
-            program = torch.onnx.export(
-                traced.program,
-                opset_version=OPSET,
-                dynamo=True,
-                optimize=False,
-                verbose=False,
-                input_names=list(traced.inputs),
-                output_names=list(traced.outputs),
-            )
-        except Exception as problem:  # whatever a translation function raises
-            cause = problem.__cause__ or problem
-            first = str(cause).strip().splitlines() or [type(cause).__name__]
-            raise LoweringError(
-                f"torch.onnx cannot translate the traced model: {first[0]} (--debug shows where)"
-            ) from problem
-    assert program is not None  # None only with dynamo=False
-    return program.model
-
-
 def _give_default(graph: ir.Graph, name: str, value: Sequence[int]) -> None:
     """Make an input optional: an initializer of the same name is what a caller gets who leaves it out."""
     entry = next(x for x in graph.inputs if x.name == name)
@@ -95,24 +70,10 @@ def _give_default(graph: ir.Graph, name: str, value: Sequence[int]) -> None:
     graph.register_initializer(entry)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """torch.onnx logs a line for each missing optional library; none concerns us."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
-
-
 def _min_runtime(skeleton: Skeleton, model: ir.Model, target: Target) -> str:
     """Oldest ONNX Runtime that computes this graph right. Raises LoweringError where the target allows
     an older one (what a plan can know of the layers, capabilities.unsupported has refused before)."""
-    oldest = capabilities.OLDEST_RUNTIME
+    oldest = capabilities.required_cache_runtime(target)
     for planned in skeleton.layers.values():
         oldest = max(oldest, capabilities.required_runtime(planned.info, planned.scheme)[0])
     if any("local_window_size" in node.attributes for node in model.graph):

@@ -142,16 +142,27 @@ def layer_outputs(
     values = sorted({places[name][0] for name in names})
     own_outputs = {x.name for x in model.graph.output}
     session = open_session(folder, "float", [value for value in values if value not in own_outputs])
-    feeds: dict[str, NDArray[Any]] = {
-        "input_ids": np.asarray([list(tokens)], np.int64),
-        "attention_mask": np.ones((1, len(tokens)), np.int64),
-    }
-    feeds |= {
-        entry.name: _empty_past(entry) for entry in session.get_inputs() if entry.name.startswith(_PAST)
-    }
-    feeds |= _every_token(session)
+    feeds = _prompt(session, tokens) | _every_token(session)
     found = dict(zip(values, session.run(values, feeds), strict=True))
     return {name: found[places[name][0]][0][..., places[name][1]] for name in names}
+
+
+def prefill_cache(
+    session: onnxruntime.InferenceSession, tokens: Sequence[int], names: Sequence[str]
+) -> list[NDArray[np.float32]]:
+    """The named outputs `present.*`, (1, kv heads, len(tokens), head size), after one prompt."""
+    found: list[NDArray[np.float32]] = session.run(list(names), _prompt(session, tokens))
+    return found
+
+
+def _prompt(session: onnxruntime.InferenceSession, tokens: Sequence[int]) -> dict[str, NDArray[Any]]:
+    """Feeds for a prompt on an empty cache."""
+    empty = {x.name: _empty_past(x) for x in session.get_inputs() if x.name.startswith(_PAST)}
+    return {
+        "input_ids": np.asarray([list(tokens)], np.int64),
+        "attention_mask": np.ones((1, len(tokens)), np.int64),
+        **empty,
+    }
 
 
 def _every_token(session: onnxruntime.InferenceSession) -> dict[str, NDArray[Any]]:

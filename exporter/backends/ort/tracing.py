@@ -134,9 +134,9 @@ def trace_text(skeleton: Skeleton, max_context: int) -> Traced:
     text = skeleton.config.get_text_config()
     layers, heads, size = text.num_hidden_layers, _kv_heads(text), head_size(text)
     batch, new, past = 2, 5, 7  # any sizes above 1: torch.export specialises 0 and 1
-    kv = [
-        (torch.zeros(batch, heads, past, size), torch.zeros(batch, heads, past, size)) for _ in range(layers)
-    ]
+    # Only the attention operator reads the cache, so the trace need not know its sizes: two symbols for
+    # each of its tensors would cost a quarter of the trace. `dimensions` below has the real shapes.
+    kv = [(torch.zeros(1, heads, 1, size), torch.zeros(1, heads, 1, size)) for _ in range(layers)]
     inputs = {
         "input_ids": torch.zeros(batch, new, dtype=torch.long),
         "attention_mask": torch.ones(batch, past + new, dtype=torch.long),
@@ -147,7 +147,7 @@ def trace_text(skeleton: Skeleton, max_context: int) -> Traced:
     shapes = {
         "input_ids": {0: dynamic, 1: dynamic},
         "attention_mask": {0: dynamic, 1: dynamic},
-        "past_key_values": [({0: dynamic, 2: dynamic}, {0: dynamic, 2: dynamic})] * layers,
+        "past_key_values": [(None, None)] * layers,
         "logits_range": None,
     }
     program = _export(TextModel(net), (), inputs, shapes)
