@@ -333,7 +333,9 @@ _COMMON_TARGET = {
     ),
     "abi": Field(Choice(ABIS), "the phone's ABI", default="arm64-v8a"),
     "max_context": Field(
-        Integer(8, 1 << 20), "longest context, in tokens, that a language model is made for", default=DEFAULT_CONTEXT
+        Integer(8, 1 << 20),
+        "longest context, in tokens, that a language model is made for",
+        default=DEFAULT_CONTEXT,
     ),
     "kv_cache": Field(
         Choice(KV_CACHE_TYPES), "how keys and values of past tokens are stored", default="float32"

@@ -8,10 +8,14 @@ import torch
 from ort_skeleton import MemorySkeleton
 
 from exporter.backends import get_backend
-from exporter.errors import ArtifactError, LoweringError
+from exporter.backends.executorch.capabilities import cache_slots
+from exporter.backends.executorch.reading import open_program
+from exporter.errors import ArtifactError
+from exporter.layers import CacheShape
+from exporter.models.layer_list import cache_shapes
 from exporter.models.reference import dequantized_model
 from exporter.numerics import canonical_granularity
-from exporter.schemes import QuantScheme
+from exporter.schemes import FLOAT, QuantScheme
 from exporter.targets import Target
 
 BACKEND = get_backend("executorch")
@@ -109,9 +113,7 @@ def test_a_tied_table_is_stored_once(scheme, tiny_checkpoint, tmp_path):
     assert planned.info.tied_to == "model.embed_tokens"
     found = BACKEND.read_back(tmp_path)
     np.testing.assert_array_equal(found["lm_head"].values, found["model.embed_tokens"].values)
-    groups = planned.info.shape[1] // 32
-    bf16_scales = planned.info.shape[0] * groups * 2 if scheme is W4 else 0
-    assert found["lm_head"].bytes == bf16_scales
+    assert found["lm_head"].bytes == 0  # neither a table nor scales of its own
     data = (tmp_path / "model.pte").read_bytes()
     table = planned.load().values
     if scheme is W8:
@@ -188,17 +190,113 @@ def test_a_truncated_file_is_no_program(folder, tmp_path, size):
         BACKEND.read_back(tmp_path)
 
 
-def test_a_sliding_window_shorter_than_the_cache_is_refused(tmp_path):
+def windowed_skeleton() -> MemorySkeleton:
     from transformers import MistralConfig, MistralForCausalLM
 
+    torch.manual_seed(0)
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 128}
-    config = MistralConfig(num_attention_heads=4, num_key_value_heads=2, sliding_window=32, **sizes)
-    skeleton = MemorySkeleton(MistralForCausalLM(config), lambda name: W8)
-    with pytest.raises(LoweringError) as caught:
-        lower(skeleton, tmp_path)
-    assert str(caught.value) == (
-        "attention of layer 0: a sliding window of 32 tokens is shorter than max_context 64, and ExecuTorch's "
-        "custom_sdpa has no window; set the target's max_context to 32 or less"
+    config = MistralConfig(num_attention_heads=4, num_key_value_heads=2, sliding_window=8, **sizes)
+    return MemorySkeleton(MistralForCausalLM(config).eval(), lambda name: W8_FLOAT)
+
+
+def quirky_skeleton() -> MemorySkeleton:
+    """Windows beside full layers, normed queries and keys, norms of 1 + weight, tanh-gelu, a scaled table."""
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "vocab_size": 128}
+    kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 32, "layer_types": kinds}
+    model = Gemma3ForCausalLM(Gemma3TextConfig(sliding_window=8, **heads, **sizes)).eval()
+    for name, parameter in model.named_parameters():
+        if "norm" in name:  # initialised to 0, which would hide a norm's weight
+            torch.nn.init.normal_(parameter, std=0.3)
+    return MemorySkeleton(model, lambda name: FLOAT if "embed" in name else W8_FLOAT)
+
+
+def biased_skeleton() -> MemorySkeleton:
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "vocab_size": 128}
+    model = Qwen2ForCausalLM(Qwen2Config(num_attention_heads=4, num_key_value_heads=2, **sizes)).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    return MemorySkeleton(model, lambda name: W8_FLOAT)
+
+
+@pytest.mark.parametrize("make", [quirky_skeleton, biased_skeleton])
+def test_every_kind_of_block_is_one_delegate_and_computes_what_pytorch_computes(make, tmp_path):
+    skeleton = make()
+    facts = lower(skeleton, tmp_path)
+    layers = skeleton.config.num_hidden_layers
+    # One in front of each attention, one behind the last, and one for what only positions decide.
+    assert facts["delegates"]["XnnpackBackend"] <= layers + 2
+    tokens = torch.arange(40).mul(37).remainder(128)
+    with torch.no_grad():
+        expected = skeleton.dequantized()(tokens[None]).logits[0].numpy()
+    runner = BACKEND.open_text(tmp_path)
+    found = np.concatenate(
+        [runner.forward(tokens[:30].tolist())] + [runner.forward([t]) for t in tokens[30:].tolist()]
     )
-    lower(skeleton, tmp_path, Target("executorch", max_context=32))
-    assert BACKEND.open_text(tmp_path).forward([1, 2, 3]).shape == (1, 128)
+    # As above; sums over at most 96 products, 3 layers.
+    assert np.abs(found - expected[29:]).max() <= 5e-5 * np.abs(expected).max()
+
+
+# How far logits may lie from PyTorch's, as a share of the largest, for each type of KV cache. float32: order
+# of summation, as above. float16 rounds a key or value by 2^-11 of itself, int8 by 1/510 of its token's
+# range (at most twice its largest number: 2^-7); errors of many tokens average out in both.
+CACHE_TOLERANCE = {"float32": 5e-5, "float16": 2**-11, "int8": 2**-7}
+
+
+@pytest.mark.parametrize("kv_cache", CACHE_TOLERANCE)
+def test_a_sliding_window_is_kept_in_a_ring(kv_cache, tmp_path):
+    """More tokens than the ring has slots, in one prompt, in pieces and one by one."""
+    skeleton = windowed_skeleton()
+    target = Target("executorch", max_context=512, kv_cache=kv_cache)
+    lower(skeleton, tmp_path, target)
+    tokens = torch.arange(300).mul(37).remainder(128)
+    with torch.no_grad():
+        expected = skeleton.dequantized()(tokens[None]).logits[0].numpy()
+    slots = 8 - 1 + 256
+    assert cache_slots(target, CacheShape(2, 16, 8)) == slots < len(tokens)
+    limit = CACHE_TOLERANCE[kv_cache] * np.abs(expected).max()
+    runner = BACKEND.open_text(tmp_path)
+    prompt = tokens.tolist()
+    assert np.abs(runner.forward(prompt) - expected[-1:]).max() <= limit
+    runner.reset()
+    runner.forward(prompt[:290])
+    steps = np.concatenate([runner.forward([token]) for token in prompt[290:]])
+    assert np.abs(steps - expected[290:]).max() <= limit
+    runner.reset()  # what the ring still holds is not seen again
+    assert np.abs(runner.forward(prompt[:20]) - expected[19:20]).max() <= limit
+
+
+@pytest.mark.parametrize("kv_cache", CACHE_TOLERANCE)
+def test_the_cache_takes_the_bytes_that_the_plan_counts(kv_cache, tmp_path):
+    """The program's planned memory, less what a program with a cache half as long takes."""
+    sizes, counted = [], []
+    for context in (512, 1024):
+        target = Target("executorch", max_context=context, kv_cache=kv_cache)
+        skeleton = skeleton_of_context(context)
+        folder = tmp_path / str(context)
+        folder.mkdir()
+        lower(skeleton, folder, target)
+        sizes.append(
+            sum(plan.non_const_buffer_sizes[1] for plan in open_program(folder / "model.pte").plans[:1])
+        )
+        counted.append(BACKEND.cache_bytes(target, cache_shapes(skeleton.config)))
+    # Every buffer is aligned to 16 bytes, and there are at most six per layer.
+    assert abs((sizes[1] - sizes[0]) - (counted[1] - counted[0])) <= 2 * 6 * 16
+
+
+def skeleton_of_context(context: int) -> MemorySkeleton:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 64}
+    config = LlamaConfig(
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=context, **sizes
+    )
+    return MemorySkeleton(LlamaForCausalLM(config).eval(), lambda name: W8_FLOAT)

@@ -245,7 +245,9 @@ def test_shipped_recipes(path: Path) -> None:
 
 def test_there_are_the_shipped_recipes() -> None:
     of_other_models = ["gemma3_270m_mixed_int4", "qwen25_05b_mixed_int4"]
-    assert [path.stem for path in SHIPPED] == sorted(["float", "int4", "int8", "mixed_int4", *of_other_models])
+    assert [path.stem for path in SHIPPED] == sorted(
+        ["float", "int4", "int8", "mixed_int4", *of_other_models]
+    )
 
 
 # --- round trip ---------------------------------------------------------------------------------------

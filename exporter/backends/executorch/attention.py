@@ -5,15 +5,12 @@ transformers lets a model's attention be exchanged by name, so no modelling file
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
-import executorch.extension.llm.custom_ops.custom_ops  # noqa: F401  registers llama::custom_sdpa, update_cache
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from exporter.backends.executorch.caches import LayerCache, current_step
 from exporter.errors import LoweringError
 
 ATTENTION_NAME = "qexport_executorch"
@@ -26,34 +23,6 @@ _UNSUPPORTED_OPTIONS = {
     "head_mask": "a head mask",
     "position_bias": "a position bias",
 }
-
-
-@dataclass
-class KeyValueCache:
-    """KV buffers by layer index, each (1, max_context, kv heads, head size), and where to write."""
-
-    keys: list[torch.Tensor]
-    values: list[torch.Tensor]
-    start: Any  # int, a SymInt while tracing
-    used: set[int] = field(default_factory=set)  # layer indices that attention was called for
-
-    @property
-    def max_context(self) -> int:
-        """Tokens that the buffers hold."""
-        return self.keys[0].shape[1]
-
-
-_active: list[KeyValueCache] = []
-
-
-@contextmanager
-def active_cache(cache: KeyValueCache) -> Iterator[None]:
-    """Let attend() read and write this cache."""
-    _active.append(cache)
-    try:
-        yield
-    finally:
-        _active.pop()
 
 
 def attend(
@@ -70,16 +39,14 @@ def attend(
 
     Raises LoweringError for an attention that custom_sdpa cannot compute.
     """
-    cache = _active[-1]
+    step = current_step()
     index: int = module.layer_idx  # type: ignore[assignment]  # transformers gives every attention one
+    cache = step.caches[index] if index < len(step.caches) else None
     _refuse(module, index, key, value, cache, attention_mask, options)
-    cache.used.add(index)
+    assert cache is not None
+    step.used.add(index)
     query, key, value = (states.transpose(1, 2) for states in (query, key, value))  # (1, S, heads, size)
-    keys, values = cache.keys[index], cache.values[index]
-    torch.ops.llama.update_cache(key, keys, cache.start)
-    torch.ops.llama.update_cache(value, values, cache.start)
-    result = torch.ops.llama.custom_sdpa(query, keys, values, cache.start, None, 0.0, True, scaling)
-    return result, None
+    return cache.attend(query, key, value, step, scaling), None
 
 
 def _refuse(
@@ -87,7 +54,7 @@ def _refuse(
     index: int,
     key: torch.Tensor,
     value: torch.Tensor,
-    cache: KeyValueCache,
+    cache: LayerCache | None,
     attention_mask: torch.Tensor | None,
     options: dict[str, Any],
 ) -> None:
@@ -110,24 +77,24 @@ def _refuse(
             f"{place}: attention that is not causal has no KV cache to run in; lower this model with "
             "`task: module`"
         )
-    window = options.get("sliding_window")
-    if window is not None and window < cache.max_context:
-        raise LoweringError(
-            f"{place}: a sliding window of {window} tokens is shorter than max_context "
-            f"{cache.max_context}, and ExecuTorch's custom_sdpa has no window; set the target's "
-            f"max_context to {window} or less"
-        )
-    expected = cache.keys[index].shape[2:] if index < len(cache.keys) else None
     for states in (key, value):
         found = (states.shape[1], states.shape[3])
-        if expected is None or found != tuple(expected):
+        expected = None if cache is None else (cache.shape.kv_heads, cache.shape.head_size)
+        if found != expected:
             wanted = "none" if expected is None else f"{expected[0]} heads of size {expected[1]}"
             raise LoweringError(
                 f"{place}: keys or values have {found[0]} heads of size {found[1]}, the KV cache has "
                 f"{wanted}; ExecuTorch's custom_sdpa takes keys and values of one shape only"
             )
+    assert cache is not None
+    window = options.get("sliding_window")
+    if window != cache.shape.window:
+        raise LoweringError(
+            f"{place}: attention is called with a sliding window of {window} tokens, the configuration says "
+            f"{cache.shape.window}; take the onnxruntime target for this model"
+        )
 
 
 AttentionInterface.register(ATTENTION_NAME, attend)
-# No mask is built: custom_sdpa is causal from the start position on.
+# No mask is built: a causal mask comes from the start position, a window's from caches.py.
 AttentionMaskInterface.register(ATTENTION_NAME, lambda *args, **kwargs: None)

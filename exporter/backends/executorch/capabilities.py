@@ -13,6 +13,8 @@ from exporter.schemes import QuantScheme
 from exporter.targets import Target
 
 DELEGATES = ("xnnpack",)
+_TOKENS_PER_CALL = 256
+_CACHE_NUMBER = {"float32": 4, "float16": 2, "int8": 1}  # bytes
 _BLOCK_STEP = 32  # XNNPACK: "group_size must be a multiple of 32" (operators/node_visitor.py)
 
 
@@ -56,27 +58,59 @@ def _unsupported_linear(scheme: QuantScheme) -> str | None:
 def layer_bytes(layer: LayerInfo, scheme: QuantScheme, target: Target) -> int:
     """Bytes of the layer's weight, scales and zero points in model.pte.
 
-    A table that an embedding and a tied lm_head share is stored once and counted for the embedding.
+    A table and scales that an embedding and a tied lm_head share are stored once and counted for the
+    embedding.
     """
     rows, columns = layer.shape[0], layer.parameters // layer.shape[0]
     weights = layer.parameters * scheme.bits // 8
     if scheme.is_float:
         return 0 if layer.tied_to is not None else weights
+    if layer.kind == "linear" and layer.tied_to is not None:
+        return 0
     scales = rows * scheme.groups(columns)  # one per row for `group: tensor` too: no kernel takes less
-    if layer.kind == "embedding":
-        return weights + scales * (4 if scheme.symmetric else 8)  # float32 scales, float32 zero points
-    if isinstance(scheme.group, int):
-        return scales * 2 + (0 if layer.tied_to is not None else weights)  # bf16 scales
-    return 0 if layer.tied_to is not None else weights + scales * 4
+    width = 2 if has_narrow_scales(scheme) else 4
+    return weights + scales * (width + (0 if scheme.symmetric else 4))  # float32 zero points
+
+
+def has_narrow_scales(scheme: QuantScheme) -> bool:
+    """Whether scales are stored as bfloat16, not float32.
+
+    XNNPACK takes a scale for each row as float32 only, and the embedding kernels want scales of their zero
+    points' type, which is that of their output.
+    """
+    return isinstance(scheme.group, int) and scheme.symmetric
+
+
+def tokens_per_call(target: Target) -> int:
+    """Most tokens that one call of the program takes; a longer prompt goes in pieces.
+
+    It bounds the memory of activations and the slack of a window's ring. Longer pieces gain no speed.
+    """
+    return min(_TOKENS_PER_CALL, target.max_context)
+
+
+def cache_slots(target: Target, layer: CacheShape) -> int:
+    """Tokens that the layer's KV buffers hold.
+
+    A ring holds the window of the oldest token of a call and all tokens of the call: they are written
+    before attention reads.
+    """
+    if layer.window is None:
+        return target.max_context
+    return min(target.max_context, layer.window - 1 + tokens_per_call(target))
 
 
 def unsupported_cache(target: Target, cache: Sequence[CacheShape]) -> str | None:
     """Why this target cannot hold such a KV cache, or None."""
-    if target.kv_cache != "float32":
-        return f"kv_cache {target.kv_cache} is not built for ExecuTorch; set kv_cache: float32"
     return None
 
 
 def cache_bytes(target: Target, cache: Sequence[CacheShape]) -> int:
     """Bytes of the KV cache at max_context, batch 1."""
-    return sum(layer.elements(target.max_context) for layer in cache) * 4
+    total = 0
+    for layer in cache:
+        rows = 2 * cache_slots(target, layer) * layer.kv_heads  # keys and values
+        total += rows * layer.head_size * _CACHE_NUMBER[target.kv_cache]
+        if target.kv_cache == "int8":
+            total += rows * (4 + 1)  # a float32 scale and an int8 zero point
+    return total

@@ -22,15 +22,20 @@ from executorch.exir import (
 from executorch.exir.passes import MemoryPlanningPass
 
 from exporter.backends.base import Progress, Target
-from exporter.backends.executorch.attention import ATTENTION_NAME, KeyValueCache, active_cache
+from exporter.backends.executorch.assembling import assemble
+from exporter.backends.executorch.attention import ATTENTION_NAME
+from exporter.backends.executorch.caches import LayerCache, Step, active_step
+from exporter.backends.executorch.capabilities import tokens_per_call
+from exporter.backends.executorch.cutting import cut
+from exporter.backends.executorch.finishing import finish
 from exporter.backends.executorch.modules import PlannedEmbedding, layer_factory
 from exporter.backends.executorch.operators import planned_layers
 from exporter.backends.executorch.reading import TABLES_METHOD
 from exporter.backends.executorch.running import missing_kernels
-from exporter.backends.executorch.sharing import share_constants
 from exporter.backends.executorch.simplifying import simplify
-from exporter.backends.executorch.xnnpack import BlockPartitioner, make_partitioner
+from exporter.backends.executorch.xnnpack import make_partitioner
 from exporter.errors import LoweringError, QexportError, TraceError
+from exporter.models.layer_list import cache_shapes
 from exporter.models.skeleton import Skeleton
 
 _TOKENIZER_FILES = (
@@ -51,39 +56,31 @@ _TRACED_TOKENS = 3  # any length but 0 and 1, which torch.export would take for 
 class CausalLanguageModel(torch.nn.Module):
     """forward(tokens (1, S) int64, input_pos (1,) int64) -> logits of the last token, (1, vocabulary)."""
 
-    def __init__(self, model: torch.nn.Module, config: Any, max_context: int) -> None:
+    def __init__(self, model: torch.nn.Module, config: Any, target: Target) -> None:
         super().__init__()
         self.model = model
-        text = config.get_text_config()
-        heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-        size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        self.max_context = max_context
-        self.layers = int(text.num_hidden_layers)
-        for index in range(self.layers):
-            for name in ("keys", "values"):
-                cache = torch.zeros(1, max_context, heads, size)
-                self.register_buffer(f"{name}_{index}", cache, persistent=False)
+        self.max_context = target.max_context
+        self.layers = int(config.get_text_config(decoder=True).num_hidden_layers)
+        self.caches = torch.nn.ModuleList(LayerCache(shape, target) for shape in cache_shapes(config))
         self._keeps_last = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     def forward(self, tokens: torch.Tensor, input_pos: torch.Tensor) -> torch.Tensor:
         """Append the tokens at position input_pos and return the last one's logits."""
-        # One unbacked symbol, for the two kernels that want a number; the positions of the rotary
+        # One unbacked symbol, for the kernels that want a number; the positions of the rotary
         # embedding are computed from the tensor, since every pass over the graph pays for a symbol.
         start = input_pos.item()
         torch._check(start >= 0)  # type: ignore[no-untyped-call]
         torch._check(start + tokens.shape[1] <= self.max_context)  # type: ignore[no-untyped-call]
-        positions = (input_pos + torch.arange(tokens.shape[1]))[None]  # (1, S)
-        cache = KeyValueCache(
-            [getattr(self, f"keys_{index}") for index in range(self.layers)],
-            [getattr(self, f"values_{index}") for index in range(self.layers)],
-            start,
-        )
+        positions = input_pos + torch.arange(tokens.shape[1])  # (S,)
+        step = Step(list(self.caches), input_pos, start, positions)  # type: ignore[arg-type]
         options = {"logits_to_keep": 1} if self._keeps_last else {}
-        with active_cache(cache):
-            logits = self.model(input_ids=tokens, position_ids=positions, use_cache=False, **options).logits
-        if len(cache.used) != self.layers:
+        with active_step(step):
+            logits = self.model(
+                input_ids=tokens, position_ids=positions[None], use_cache=False, **options
+            ).logits
+        if len(step.used) != self.layers:
             raise LoweringError(
-                f"{len(cache.used)} of {self.layers} layers attend through transformers' attention "
+                f"{len(step.used)} of {self.layers} layers attend through transformers' attention "
                 "interface; the others keep a state that ExecuTorch's KV cache does not hold; take the "
                 "onnxruntime target for this model"
             )
@@ -107,7 +104,7 @@ def lower(
     progress("writing the program", 0.9)
     with (folder / file_name).open("wb") as file:
         program.write_to_file(file)
-    share_constants(folder / file_name)
+    finish(folder / file_name)
     if skeleton.tokenizer_folder is not None:
         for source in sorted(skeleton.tokenizer_folder.iterdir()):
             if source.name in _TOKENIZER_FILES:
@@ -129,15 +126,16 @@ def lower_program(skeleton: Skeleton, target: Target, progress: Progress) -> Exe
         progress("building the model", 0.0)
         program, methods = _trace(skeleton, target, progress)
         progress("lowering to XNNPACK", 0.3)
-        is_text = skeleton.task == "text-generation"
-        partitioner = BlockPartitioner() if is_text and BlockPartitioner.fits(program) else make_partitioner()
         with _lowering_errors():
-            edge = to_edge_transform_and_lower(
-                program,
-                partitioner=[partitioner],
-                constant_methods=methods,
-                compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
-            )
+            if skeleton.task == "text-generation":
+                edge = assemble(program, cut(program), methods)
+            else:
+                edge = to_edge_transform_and_lower(
+                    program,
+                    partitioner=[make_partitioner()],
+                    constant_methods=methods,
+                    compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
+                )
             progress("planning memory", 0.8)
             return edge.to_executorch(
                 ExecutorchBackendConfig(memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False))
@@ -169,14 +167,14 @@ def _trace(
         progress("tracing", 0.1)
         return _export(module, skeleton.example_inputs, skeleton.dynamic_shapes), _table_names(module)
     model = skeleton.build(make_layer, attention=ATTENTION_NAME)
-    wrapper = CausalLanguageModel(model, skeleton.config, target.max_context).eval()
+    wrapper = CausalLanguageModel(model, skeleton.config, target).eval()
     tokens = torch.zeros(1, _TRACED_TOKENS, dtype=torch.long)
-    length = torch.export.Dim("tokens", max=target.max_context)
+    length = torch.export.Dim("tokens", max=tokens_per_call(target))
     progress("tracing", 0.1)
     program = _export(wrapper, (tokens, torch.zeros(1, dtype=torch.long)), ({1: length}, None))
     simplify(program)
     ends = _end_tokens(skeleton)
-    methods = metadata_methods(skeleton.config, ends, target.max_context) | _table_names(model)
+    methods = metadata_methods(skeleton.config, ends, target) | _table_names(model)
     return program, methods
 
 
@@ -203,13 +201,16 @@ def _export(module: torch.nn.Module, inputs: tuple[Any, ...], shapes: Any) -> to
         ) from error
 
 
-def metadata_methods(config: Any, ends: list[int], max_context: int) -> dict[str, Any]:
-    """What ExecuTorch's LLM runners read (extension/llm/runner/constants.h)."""
+def metadata_methods(config: Any, ends: list[int], target: Target) -> dict[str, Any]:
+    """What ExecuTorch's LLM runners read (extension/llm/runner/constants.h).
+
+    Their prefiller cuts a prompt into pieces of get_max_seq_len tokens (text_prefiller.cpp).
+    """
     text = config.get_text_config()
     begin = text.bos_token_id if text.bos_token_id is not None else config.bos_token_id
     methods: dict[str, Any] = {
-        "get_max_seq_len": max_context,
-        "get_max_context_len": max_context,
+        "get_max_seq_len": tokens_per_call(target),
+        "get_max_context_len": target.max_context,
         "get_vocab_size": text.vocab_size,
         "use_kv_cache": True,
         "use_sdpa_with_kv_cache": True,

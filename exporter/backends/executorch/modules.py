@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from exporter.backends.executorch import operators
+from exporter.backends.executorch import capabilities, operators
+from exporter.backends.executorch.delegates import packed_rows
 from exporter.models.skeleton import LayerFactory, PlannedLayer
-from exporter.numerics import pack_int4
 
 
 class PlannedLinear(torch.nn.Module):
@@ -46,10 +46,16 @@ class PlannedEmbedding(torch.nn.Module):
         self.four_bits = quantized.scheme.bits == 4
         table: NDArray[Any] = quantized.values
         if self.four_bits:
-            table = pack_int4(table if shared else swap_pairs(table))
+            table = packed_rows(table, None if shared else swap_pairs)
         self.table: torch.Tensor
         self.register_buffer("table", _share(table))
-        self.register_buffer("scales", _share(quantized.row_scales()))  # (rows, groups)
+        scales = quantized.row_scales()  # (rows, groups)
+        self.has_narrow_scales = capabilities.has_narrow_scales(quantized.scheme)
+        if self.has_narrow_scales:  # numerics rounded them to bfloat16, so this is exact
+            bits = (scales.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+            self.register_buffer("scales", _share(bits).view(torch.bfloat16))
+        else:
+            self.register_buffer("scales", _share(scales))
         order = torch.arange(layer.info.shape[1]).reshape(-1, 2).flip(-1).reshape(-1)
         self.order: torch.Tensor | None
         self.register_buffer("order", order if shared and self.four_bits else None)
@@ -62,7 +68,12 @@ class PlannedEmbedding(torch.nn.Module):
         """(batch, sequence) int64 -> (batch, sequence, features) float32."""
         ops = torch.ops.quantized_decomposed
         lookup = ops.embedding_4bit if self.four_bits else ops.embedding_byte
-        rows: torch.Tensor = lookup(self.table, self.scales, self.zero_points, *self.limits, tokens)
+        arguments = (self.table, self.scales, self.zero_points, *self.limits, tokens)
+        # Without a dtype the kernel gives rows of the scales' type.
+        wide = {"dtype": torch.float32}
+        rows: torch.Tensor = (
+            lookup.dtype(*arguments, **wide) if self.has_narrow_scales else lookup(*arguments)
+        )
         return rows if self.order is None else rows.index_select(-1, self.order)
 
 

@@ -65,12 +65,12 @@ def _(x: torch.Tensor) -> torch.Tensor:
     return x.new_empty((*x.shape[:-1], 1))
 
 
-@torch.library.custom_op("qexport::slice_last", mutates_args=())
-def slice_last(x: torch.Tensor, start: int, size: int) -> torch.Tensor:
-    """(…, n) float32 -> (…, size): a piece of the last axis, other axes of any length."""
-    return x[..., start : start + size].contiguous()
+@torch.library.custom_op("qexport::slice_axis", mutates_args=())
+def slice_axis(x: torch.Tensor, axis: int, start: int, size: int) -> torch.Tensor:
+    """float32 -> the same with a piece of one axis, counted from the front; other axes of any length."""
+    return x.narrow(axis, start, size).contiguous()
 
 
-@slice_last.register_fake
-def _(x: torch.Tensor, start: int, size: int) -> torch.Tensor:
-    return x.new_empty((*x.shape[:-1], size))
+@slice_axis.register_fake
+def _(x: torch.Tensor, axis: int, start: int, size: int) -> torch.Tensor:
+    return x.new_empty((*x.shape[:axis], size, *x.shape[axis + 1 :]))

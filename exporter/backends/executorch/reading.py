@@ -35,7 +35,7 @@ from exporter.errors import ArtifactError
 from exporter.numerics import canonical_granularity, unpack_int4
 
 TABLES_METHOD = "qexport_tables"  # returns "MODULE_PATH:SHA256 MODULE_PATH:SHA256 …"
-_DTYPES = {"BYTE": np.uint8, "CHAR": np.int8, "FLOAT": np.float32, "LONG": np.int64}
+_DTYPES = {"BYTE": np.uint8, "CHAR": np.int8, "FLOAT": np.float32, "LONG": np.int64, "BFLOAT16": np.uint16}
 _AGAIN = "run the recipe again"
 _EMBEDDINGS = {"quantized_decomposed::embedding_4bit": 4, "quantized_decomposed::embedding_byte": 8}
 _WEIGHT_BITS = {"xnn_datatype_qcint8": 8, "xnn_datatype_qcint4": 4, "xnn_datatype_qbint4": 4}
@@ -102,7 +102,7 @@ def open_program(path: Path) -> ProgramFile:
 
 
 def _shared_keys(program: Program) -> frozenset[str]:
-    """Keys whose segment starts within the constants' segment (sharing.py)."""
+    """Keys whose segment starts within the constants' segment (finishing.py)."""
     if not program.segments or not program.constant_segment.offsets:
         return frozenset()
     number = program.constant_segment.segment_index
@@ -167,8 +167,8 @@ def _linear(file: ProgramFile, graph: DelegateGraph, weight: dict[str, Any]) -> 
     keys = [graph.constant_keys[tensor["constant_buffer_idx"]]]
     keys.append(graph.constant_keys[quantization["scale_buffer_idx"]])
     (name, data), (_, scale_data) = (file.named_constant(key) for key in keys)
-    if weight["quant_params_type"] == "PerChannelGroupQuant":  # bf16, widened exactly
-        scales = (np.frombuffer(scale_data, np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
+    if weight["quant_params_type"] == "PerChannelGroupQuant":
+        scales = _widened(np.frombuffer(scale_data, np.uint16))
     else:
         scales = np.frombuffer(scale_data, np.float32)
     values = _unpack(np.frombuffer(data, np.uint8).reshape(out_features, -1), bits)
@@ -200,9 +200,9 @@ def _tables(file: ProgramFile) -> Iterator[PackedLayer]:
     for plan in plans.values():
         for call in _embedding_calls(plan):
             table = _constant(file, plan, call.arguments[0])
-            scales = _constant(file, plan, call.arguments[1])
+            stored = _constant(file, plan, call.arguments[1])
             zero_points = _constant(file, plan, call.arguments[2])
-            assert table is not None and scales is not None
+            assert table is not None and stored is not None
             digest = hashlib.sha256(table.tobytes()).hexdigest()
             if digest not in named:
                 raise ArtifactError(
@@ -216,9 +216,10 @@ def _tables(file: ProgramFile) -> Iterator[PackedLayer]:
                 assert order is not None
                 values = values[:, order]
             zeros = None if zero_points is None else zero_points.astype(np.int8)
-            size = sum(array.nbytes for array in (table, scales, zero_points) if array is not None)
+            size = sum(array.nbytes for array in (table, stored, zero_points) if array is not None)
+            scales = _widened(stored) if stored.dtype == np.uint16 else stored
             for name in named[digest]:
-                yield _packed_layer(name, call.bits, values, scales.astype(np.float32), zeros, size)
+                yield _packed_layer(name, call.bits, values, scales, zeros, size)
 
 
 @dataclass(frozen=True)
@@ -260,6 +261,11 @@ def _constant(file: ProgramFile, plan: Any, number: int) -> NDArray[Any] | None:
     data = bytes(file.contents.program.constant_buffer[value.data_buffer_idx].storage)
     count = int(np.prod(value.sizes))
     return np.frombuffer(data, dtype, count).reshape(value.sizes)
+
+
+def _widened(bf16: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """bfloat16 bits as float32, exactly."""
+    return (bf16.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
 def _unpack(rows: NDArray[np.uint8], bits: int) -> NDArray[np.int8]:

@@ -1,10 +1,13 @@
-"""Store once what both the program and a delegate hold: the table of an embedding and its tied lm_head,
-and their scales where both kernels take float32.
+"""Two changes of a written .pte: tables are stored once, and the largest delegate loads first.
 
-ExecuTorch keeps a kernel's constants in one segment of the .pte and a delegate's weights in segments of
+What both the program and a delegate hold, the table and scales of an embedding and its tied lm_head, is
+stored once. ExecuTorch keeps a kernel's constants in one segment of the .pte and a delegate's weights in segments of
 their own, found by name. A segment is an offset and a size, so a delegate's segment may point into the
 constants' one where the bytes are the same. The runtime sees two tensors, the file holds one table;
 XNNPACK repacks its weights while loading, so nothing gets slower.
+
+A runtime loads delegates by number, and while one loads, its weights are there twice: in the file's pages and
+repacked. The peak of memory is lowest when little else is loaded yet, so the largest gets the first number.
 """
 
 from __future__ import annotations
@@ -20,17 +23,14 @@ from executorch.exir._serialize._program import (
     _insert_flatbuffer_header,
 )
 from executorch.exir._serialize.padding import aligned_size, pad_to
-from executorch.exir.schema import DataSegment, Program
+from executorch.exir.schema import BackendDelegate, DataLocation, DataSegment, DelegateCall, Program
 
 _ALIGNMENT = 128  # of segments, ExecutorchBackendConfig's default
 _CONSTANT_ALIGNMENT = 16  # of the flatbuffer, as ExecuTorch's serialiser takes it
 
 
-def share_constants(path: Path) -> int:
-    """Rewrite the .pte so that delegates' constants which are the program's too lie there once.
-
-    Returns the bytes saved.
-    """
+def finish(path: Path) -> int:
+    """Rewrite the .pte so. Returns the bytes saved by what is stored once."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         header = _get_extended_header(data[: 2 * _ALIGNMENT])
         if header is None:  # a program without weights
@@ -38,8 +38,7 @@ def share_constants(path: Path) -> int:
         program = _flatbuffer_to_program(data[: header.program_size])
         base = header.segment_base_offset
         shared = _find_shared(program, data, base)
-        if not shared:
-            return 0
+        _number_by_size(program, data, base)
         partial = path.with_suffix(".partial")
         try:
             _write(partial, program, data, base, shared)
@@ -47,6 +46,31 @@ def share_constants(path: Path) -> int:
         finally:
             partial.unlink(missing_ok=True)
     return sum(program.segments[number].size for number in shared)
+
+
+def _number_by_size(program: Program, data: mmap.mmap, base: int) -> None:
+    """Sort the delegates of each method by the bytes of the named data that they use, the largest first."""
+    sizes = {
+        entry.key.encode(): program.segments[entry.segment_index].size for entry in program.named_data or []
+    }
+
+    def payload(delegate: BackendDelegate) -> bytes:
+        place = delegate.processed
+        if place.location == DataLocation.INLINE:
+            return bytes(program.backend_delegate_data[place.index].data)
+        segment = program.segments[place.index]
+        return data[base + segment.offset : base + segment.offset + segment.size]
+
+    for plan in program.execution_plan:
+        contents = [payload(delegate) for delegate in plan.delegates]
+        weights = [sum(size for key, size in sizes.items() if key in content) for content in contents]
+        order = sorted(range(len(weights)), key=lambda number: -weights[number])
+        plan.delegates = [plan.delegates[number] for number in order]
+        for chain in plan.chains:
+            for instruction in chain.instructions:
+                call = instruction.instr_args
+                if isinstance(call, DelegateCall):
+                    call.delegate_index = order.index(call.delegate_index)
 
 
 def _find_shared(program: Program, data: mmap.mmap, base: int) -> dict[int, int]:
