@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -27,8 +27,11 @@ from exporter.artifacts import (
 )
 from exporter.backends import get_backend
 from exporter.errors import ArtifactError, GateFailed, LoweringError, RecipeError, TraceError
+from exporter.evaluate import load_texts
 from exporter.memory import Room, held_memory, room_for, spoken
+from exporter.models.causal_lm import CausalLMSkeleton
 from exporter.models.loading import Model, open_model
+from exporter.models.python_module import ModuleSkeleton, PythonModule
 from exporter.models.sources import file_sha256
 from exporter.numerics import QuantizedTensor
 from exporter.parity import ParityReport
@@ -37,6 +40,7 @@ from exporter.progress import Stages
 from exporter.quantizing import QuantizedStore, quantize_layers
 from exporter.recipe import Recipe, parse_recipe
 from exporter.report import write_report
+from exporter.schemes import QuantScheme
 
 if TYPE_CHECKING:
     from exporter.verify import Verified
@@ -154,7 +158,7 @@ def _export(
             layers = model.layers().layers
             decided = [(layer, schemes[layer.name]) for layer in layers]
             quantize_layers(model, decided, store, progress, room.workers)
-        skeleton = model.skeleton(schemes, integers)
+        skeleton = _skeleton(model, schemes, integers, recipe)
         facts: dict[str, Mapping[str, object]] = {}
         for target in recipe.targets:
             backend = get_backend(target.backend)
@@ -175,6 +179,19 @@ def _export(
         data = _report_data(recipe, model, plan, verified, facts, draft)
         write_report(draft / "report.html", data)
     return data
+
+
+def _skeleton(
+    model: Model,
+    schemes: Mapping[str, QuantScheme],
+    integers: Callable[[str], QuantizedTensor],
+    recipe: Recipe,
+) -> CausalLMSkeleton | ModuleSkeleton:
+    """What is lowered; a language model comes with text to measure the ranges of a KV cache on."""
+    if isinstance(model, PythonModule):
+        return model.skeleton(schemes, integers)
+    texts = load_texts(recipe.calibration.text) if recipe.calibration else ()
+    return model.skeleton(schemes, integers, [text.text for text in texts])
 
 
 @contextmanager
@@ -228,6 +245,7 @@ def _job_hash(recipe: Recipe, plan: QuantPlan, model: Model) -> str:
         "plan": plan.to_json(),
         "recipe": recipe.sha256,
         "texts": [file_sha256(path) for path in recipe.parity.text],
+        "calibration": [file_sha256(path) for path in recipe.calibration.text] if recipe.calibration else [],
         "model": model.identity(),
         "versions": _versions(),
         "code": _code_sha256(),

@@ -327,8 +327,13 @@ def _notes(recipe: Recipe, model: ModelLayers) -> Iterator[str]:
     for name, entry in recipe.schemes.items():
         if name not in used:
             yield f"scheme {name} (line {entry.place.line}) is used by no rule"
-    if recipe.calibration is not None:
+    fixed_scales = any(t.backend == "onnxruntime" and t.kv_cache == "int8" for t in recipe.targets)
+    if recipe.calibration is not None and not fixed_scales:
         yield "calibration is checked and not used: methods rtn and mse, and dynamic-int8, need none"
+    elif recipe.calibration is not None:
+        yield "calibration: its texts are read whole for the scales of the KV cache; samples and seed have no effect"
+    elif fixed_scales:
+        yield "onnxruntime: the KV cache's scales are measured on the package's own text; calibration: names another"
     gates = {**asdict(recipe.parity.lowering), **asdict(recipe.parity.quantisation)}
     if unset := [name for name, limit in gates.items() if limit is None]:
         yield f"parity sets no limit for {', '.join(unset)}: measured and reported, not judged"

@@ -94,6 +94,10 @@ class Backend(Protocol):
     def cache_bytes(self, target: Target, cache: Sequence[CacheShape]) -> int:
         """Bytes of the KV cache at max_context, batch 1. Pure."""
 
+    def cache_scales(self, folder: Path) -> Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Scales of a KV cache that never change: per layer those of keys and values, (1, kv heads, 1, head
+        size) each, from the files that lower wrote. Empty where the cache is float or scales each token."""
+
     def lower(
         self, skeleton: Skeleton, target: Target, folder: Path, progress: Progress
     ) -> Mapping[str, object]:

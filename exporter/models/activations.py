@@ -6,10 +6,15 @@ rounding would be taken for a fault of the lowering.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+Attended = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # queries, keys and values
+# (layer, queries, keys, values), (batch, heads, tokens, head size) each -> the same as attention computes with them
+CacheRounding = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], Attended]
 _LOW, _HIGH = -128.0, 127.0
 
 
@@ -55,8 +60,32 @@ def fake_float16_cache(x: torch.Tensor) -> torch.Tensor:
     return x.half().float()
 
 
-# Target.kv_cache -> what a cache of that type makes of keys and values (batch, kv heads, tokens, head size).
-CACHE_ROUNDING: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "int8": fake_quantize_int8_cache,
-    "float16": fake_float16_cache,
+def fixed_scale_cache(scales: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> CacheRounding:
+    """An int8 cache whose scales never change: per layer those of keys and of values, (1, kv heads, 1, head size).
+
+    x is held as clip(rint(x / scale), -128, 127), as ONNX Runtime's GroupQueryAttention does
+    (onnxruntime/core/mlas/lib/qkv_quant.cpp).
+    """
+    held = [(torch.from_numpy(key), torch.from_numpy(value)) for key, value in scales]
+
+    def rounding(layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> Attended:
+        (a, b) = held[layer]
+        return query, _on_grid(key, a), _on_grid(value, b)
+
+    return rounding
+
+
+def _on_grid(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    return (x * (1.0 / scale)).round_().clamp_(_LOW, _HIGH).mul_(scale)
+
+
+def _alike(rounding: Callable[[torch.Tensor], torch.Tensor]) -> CacheRounding:
+    """ExecuTorch's kernels take queries in the same type as the cache."""
+    return lambda layer, query, key, value: (rounding(query), rounding(key), rounding(value))
+
+
+# By Target.kv_cache, where it needs nothing but the numbers themselves.
+CACHE_ROUNDING: Mapping[str, CacheRounding] = {
+    "int8": _alike(fake_quantize_int8_cache),
+    "float16": _alike(fake_float16_cache),
 }

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from exporter.models.activations import CACHE_ROUNDING, fake_quantize_activations
+from exporter.models.activations import CacheRounding, fake_quantize_activations
 from exporter.models.skeleton import PlannedLayer, Skeleton
 from exporter.numerics import FloatArray, QuantizedTensor
 
@@ -212,16 +212,16 @@ def release_weights(model: torch.nn.Module) -> None:
             module.source.release()
 
 
-_cache_rounding: list[Callable[[torch.Tensor], torch.Tensor]] = []
+_cache_rounding: list[CacheRounding] = []
 
 
 @contextmanager
-def rounded_cache(kind: str) -> Iterator[None]:
-    """Inside, reference models attend to keys and values as a cache of that type (Target.kv_cache) holds them."""
-    if kind == "float32":
+def rounded_cache(rounding: CacheRounding | None) -> Iterator[None]:
+    """Inside, reference models attend to keys and values as a cache with that rounding holds them; None: exactly."""
+    if rounding is None:
         yield
         return
-    _cache_rounding.append(CACHE_ROUNDING[kind])
+    _cache_rounding.append(rounding)
     try:
         yield
     finally:
@@ -240,7 +240,8 @@ def _attend(
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     if _cache_rounding:
-        key, value = _cache_rounding[-1](key), _cache_rounding[-1](value)
+        index: int = module.layer_idx  # type: ignore[assignment]  # transformers gives every attention one
+        query, key, value = _cache_rounding[-1](index, query, key, value)
     found: tuple[torch.Tensor, torch.Tensor | None] = sdpa_attention_forward(
         module, query, key, value, attention_mask, **options
     )

@@ -8,7 +8,7 @@ layer and whatever follows it) runs again over the rows that are compared, a blo
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from exporter.evaluate import Window
+from exporter.models.activations import CACHE_ROUNDING, CacheRounding
 from exporter.models.reference import round_activations, rounded_cache
 
 Logits = NDArray[np.float32]
@@ -31,7 +32,7 @@ class Variant:
     """How the dequantised model computes."""
 
     rounds: bool = False  # activations, as the schemes say
-    cache: str = "float32"  # Target.kv_cache
+    cache: str = "float32"  # Target.kv_cache, and whose where runtimes differ
     disturbed: bool = False
 
     @property
@@ -53,8 +54,14 @@ class Variant:
 class Reference:
     """One model and, per window, its hidden states at the scored rows."""
 
-    def __init__(self, model: torch.nn.Module, batch_tokens: int) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        batch_tokens: int,
+        caches: Mapping[str, CacheRounding] = CACHE_ROUNDING,
+    ) -> None:
         self.model = model
+        self.caches = caches  # what a KV cache rounds, by Variant.cache; float32 does not
         self.batch_tokens = batch_tokens  # that go through a layer at once
         self._states: dict[tuple[Variant | None, int], torch.Tensor] = {}
         self._texts: dict[int, Window] = {}
@@ -98,7 +105,7 @@ class Reference:
     def _mode(self, variant: Variant | None) -> Iterator[None]:
         variant = variant or Variant()
         round_activations(self.model, variant.rounds)
-        with rounded_cache(variant.cache), _disturbed(self.model, variant.disturbed):
+        with rounded_cache(self.caches.get(variant.cache)), _disturbed(self.model, variant.disturbed):
             yield
 
     def _rest(self, states: torch.Tensor) -> Logits:

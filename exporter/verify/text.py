@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from exporter.backends import get_backend
 from exporter.backends.base import Backend, TextRunner
 from exporter.memory import VerifyRoom, release_to_system
+from exporter.models.activations import CACHE_ROUNDING, CacheRounding, fixed_scale_cache
 from exporter.models.causal_lm import CausalLM, CausalLMSkeleton
 from exporter.models.reference import dequantized_model, release_weights, streamed_float_model
 from exporter.parity import (
@@ -85,6 +86,7 @@ def verify_text(
         limits,
         progress,
         targets,
+        folder,
         room or VerifyRoom.for_layers(model.layers().layers),
     )
     release_to_system()  # what the stages before have let go of
@@ -123,6 +125,7 @@ class _Ladder:
         limits: Limits,
         progress: Progress,
         targets: Sequence[Target],
+        folder: Path,
         room: VerifyRoom,
     ) -> None:
         self.model, self.skeleton, self.room = model, skeleton, room
@@ -130,6 +133,8 @@ class _Ladder:
         self.windows = material.windows
         self.few = range(min(LOWERING_WINDOWS, len(self.windows)))
         self.rounds = any(layer.scheme.activations == "dynamic-int8" for layer in skeleton.layers.values())
+        self.caches: dict[str, CacheRounding] = dict(CACHE_ROUNDING)
+        self.cache_of = {target.backend: self._cache(target, folder) for target in targets}
         self.variants = self._variants(targets)
         own = [layer.parameters for layer in model.layers().layers if layer.tied_to is None]
         self.parameters = sum(own) + model.layers().other_parameters
@@ -161,7 +166,7 @@ class _Ladder:
         release_weights(module)
         if self.skeleton.layers:
             module = dequantized_model(self.skeleton, quantize_activations=False, keep=self.room.kept_bytes)
-            self.dequantized = Reference(module, self.room.batch_tokens)
+            self.dequantized = Reference(module, self.room.batch_tokens, self.caches)
         else:
             self.dequantized = self.float_model
         self._collect(self.dequantized, Variant())
@@ -178,12 +183,13 @@ class _Ladder:
 
     def runtime(self, backend: Backend, target: Target, folder: Path) -> None:
         """One runtime: with float activations where it can leave them so, and as it ships."""
-        shipped = Variant(self.rounds, target.kv_cache)
+        cache = self.cache_of[target.backend]
+        shipped = Variant(self.rounds, cache)
         acts: RungActivations = "quantised" if self.rounds else "float"
         if self.rounds and backend.float_activations:
             label = f"{backend.name}, float activations"
             runner = backend.open_text(folder, "float")
-            self._lowering(backend.name, label, runner, Variant(cache=target.kv_cache), "float")
+            self._lowering(backend.name, label, runner, Variant(cache=cache), "float")
             self._continue(label, runner, self.greedy_of(DEQUANTIZED))
             del runner
             release_to_system()
@@ -242,6 +248,16 @@ class _Ladder:
             self._compare([pair], prefilled(runner, index, self.windows[index], self.room.piece_tokens))
             self._tick(pair.candidate, 1.5 / len(self.windows))
 
+    def _cache(self, target: Target, folder: Path) -> str:
+        """The key in `caches` of what this target's KV cache does. Fixed scales are read from the written file."""
+        backend = get_backend(target.backend)
+        scales = backend.cache_scales(folder / backend.folder)
+        if not scales:
+            return target.kv_cache
+        name = f"{target.kv_cache} ({backend.name})"
+        self.caches[name] = fixed_scale_cache(scales)
+        return name
+
     def _variants(self, targets: Sequence[Target]) -> list[Variant]:
         """The rounding models that some runtime is compared with, each followed by its disturbed twin.
 
@@ -254,7 +270,7 @@ class _Ladder:
             rounds = self.rounds and not get_backend(target.backend).float_activations
             if target.kv_cache != "float32":
                 wanted[Variant(rounds)] = None  # what the cache costs is told against the same without it
-            wanted[Variant(rounds, target.kv_cache)] = None
+            wanted[Variant(rounds, self.cache_of[target.backend])] = None
         wanted.pop(Variant(), None)
         return [v for one in wanted for v in (one, Variant(one.rounds, one.cache, disturbed=True))]
 

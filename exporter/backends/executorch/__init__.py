@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from exporter.backends.base import ActivationMode, Backend, ModuleRunner, PackedLayer, Progress, TextRunner
 from exporter.backends.executorch import capabilities
 from exporter.errors import ArtifactError
@@ -44,6 +47,10 @@ class ExecuTorchBackend:
     def cache_bytes(self, target: Target, cache: Sequence[CacheShape]) -> int:
         """Bytes of the KV cache at max_context, batch 1."""
         return capabilities.cache_bytes(target, cache)
+
+    def cache_scales(self, folder: Path) -> Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """None: an int8 cache here has a scale for each token."""
+        return ()
 
     def lower(
         self, skeleton: Skeleton, target: Target, folder: Path, progress: Progress

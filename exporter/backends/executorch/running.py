@@ -62,7 +62,9 @@ class ExecuTorchText:
             self._forward = self._program.load_method("forward")
             self.max_context = int(self._program.load_method("get_max_context_len").execute(())[0])
             self._piece = int(self._program.load_method("get_max_seq_len").execute(())[0])
-        self._position = 0
+            self._position = 0
+            self.forward([0])  # some kernels describe the CPU at their first call
+        self.reset()
 
     def reset(self) -> None:
         """Start over: positions behind the first token are overwritten before they are read."""

@@ -50,6 +50,12 @@ class OrtBackend:
         """Bytes of the KV cache at max_context, batch 1."""
         return capabilities.cache_bytes(target, cache)
 
+    def cache_scales(self, folder: Path) -> Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Scales of an int8 KV cache, per layer; empty where it is float."""
+        from exporter.backends.ort.cache import scales
+
+        return scales(folder)
+
     def lower(
         self, skeleton: Skeleton, target: Target, folder: Path, progress: Progress
     ) -> Mapping[str, object]:
