@@ -98,6 +98,7 @@ class _ExecuTorch:
         from executorch.extension.pybindings import portable_lib
 
         portable_lib._unsafe_reset_threadpool(threads)
+        torch.set_num_threads(1)  # its kernels call PyTorch's library here, whose threads would come on top
         self.version = f"executorch {version('executorch')}"
         self._torch = torch
         with native_stderr_held():
