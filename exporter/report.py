@@ -22,7 +22,7 @@ from exporter.pictures import SizeBar, bits_class, bits_heat_map, error_chart, s
 from exporter.planning import QuantPlan
 
 # Facts of a target that have a place of their own on the page.
-_SHOWN_FACTS = {"folder", "files", "model_bytes", "forecast_bytes", "operators", "min_runtime"}
+_SHOWN_FACTS = {"folder", "files", "model_bytes", "forecast_bytes", "operators", "min_runtime", "passes"}
 
 
 @dataclass(frozen=True)
