@@ -108,7 +108,12 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", nargs="+", default=["smollm2"], choices=MODELS)
-    parser.add_argument("--peers", nargs="*", default=["genai-builder", "executorch-llama"], choices=PEERS)
+    parser.add_argument(
+        "--peers",
+        nargs="*",
+        choices=PEERS,
+        help="default: genai-builder, and but for --quick executorch-llama, whose export takes many minutes",
+    )
     parser.add_argument("--with-llama-cpp", action="store_true", help="the peer llama.cpp, compiled here")
     parser.add_argument("--recipes", nargs="+", default=RECIPES, choices=RECIPES, help="of the quality table")
     parser.add_argument(
@@ -120,6 +125,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=OUT, help="where artifacts and logs go")
     parser.add_argument("--quick", action="store_true", help="a tiny random model; figures mean nothing")
     arguments = parser.parse_args()
+    if arguments.peers is None:
+        arguments.peers = ["genai-builder"] if arguments.quick else ["genai-builder", "executorch-llama"]
     if arguments.with_llama_cpp and "llama.cpp" not in arguments.peers:
         arguments.peers.append("llama.cpp")
     arguments.out = arguments.out.resolve()

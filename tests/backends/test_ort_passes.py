@@ -244,7 +244,7 @@ def test_attention_inputs_of_other_forms_are_left() -> None:
     assert applied(mixed, pack_attention_inputs).facts() == {
         "applied": 0,
         "left": 1,
-        "why": ["1 x projections whose bits differs (4 and 8)"],
+        "why": ["1 x projections that differ in bits (4 and 8)"],
     }
     normed = attention(ROWS, middle="q2 = Neg (q)", inputs="q2, k, v")
     assert applied(normed, pack_attention_inputs).facts() == {

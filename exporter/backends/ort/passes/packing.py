@@ -105,7 +105,7 @@ def _different(nodes: Sequence[ir.Node], several_readers: bool = False) -> str |
         for name, default in _SAME.items():
             ours, other = attribute(first, name, default), attribute(node, name, default)
             if ours != other:
-                return f"projections whose {name} differs ({ours} and {other})"
+                return f"projections that differ in {name} ({ours} and {other})"
         if (_at(node, _ZEROS) is None) != (_at(first, _ZEROS) is None):
             return "projections with and without zero points"
         if _at(node, _ORDER) is not None:
