@@ -8,6 +8,7 @@ from typing import Literal, get_args
 DEFAULT_CONTEXT = 2048  # tokens; less where the model was made for less
 KVCacheType = Literal["float32", "float16", "int8"]
 KV_CACHE_TYPES: tuple[str, ...] = get_args(KVCacheType)
+KV_CACHE_BYTES = {"float32": 4, "float16": 2, "int8": 1}  # of one number of a key or value
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from exporter.backends.ort.names import CACHE_TYPES, PAST, PRESENT
 from exporter.benchmarks.worker import Engine, Opener
 from exporter.quiet import hush, native_stderr_held
-
-_PAST = "past_key_values."
 
 
 class _Genai:
@@ -59,7 +58,6 @@ class _OrtSession:
         self._session = ort.InferenceSession(
             str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
         )
-        self._types = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
         self._caches: dict[str, Any] = {}
         self._length, self._next = 0, 0
 
@@ -67,10 +65,10 @@ class _OrtSession:
         self._length = 0
         self._caches = {
             x.name: self._ort.OrtValue.ortvalue_from_numpy(
-                np.zeros((1, x.shape[1], self._context, x.shape[3]), self._types[x.type])
+                np.zeros((1, x.shape[1], self._context, x.shape[3]), CACHE_TYPES[x.type])
             )
             for x in self._session.get_inputs()
-            if x.name.startswith(_PAST)
+            if x.name.startswith(PAST)
         }
 
     def prefill(self, tokens: Sequence[int]) -> None:
@@ -80,7 +78,7 @@ class _OrtSession:
         binding.bind_cpu_input("attention_mask", np.ones((1, self._length), np.int64))
         for name, buffer in self._caches.items():
             binding.bind_ortvalue_input(name, buffer)
-            binding.bind_ortvalue_output("present." + name.removeprefix(_PAST), buffer)
+            binding.bind_ortvalue_output(PRESENT + name.removeprefix(PAST), buffer)
         binding.bind_output("logits", "cpu")
         self._session.run_with_iobinding(binding)
         self._next = int(binding.get_outputs()[-1].numpy()[0, -1].argmax())

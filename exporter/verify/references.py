@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,11 @@ class Variant:
     rounds: bool = False  # activations, as the schemes say
     cache: str = "float32"  # Target.kv_cache, and whose where runtimes differ
     disturbed: bool = False
+
+    @property
+    def calm(self) -> Variant:
+        """The same, not disturbed."""
+        return replace(self, disturbed=False)
 
     @property
     def exact(self) -> bool:

@@ -272,7 +272,7 @@ class _Ladder:
                 wanted[Variant(rounds)] = None  # what the cache costs is told against the same without it
             wanted[Variant(rounds, self.cache_of[target.backend])] = None
         wanted.pop(Variant(), None)
-        return [v for one in wanted for v in (one, Variant(one.rounds, one.cache, disturbed=True))]
+        return [v for one in wanted for v in (one, replace(one, disturbed=True))]
 
     def _collect(self, reference: Reference, variant: Variant | None) -> None:
         name = variant.name if variant else FLOAT_MODEL
@@ -294,8 +294,7 @@ class _Ladder:
         add("quantisation", None, Variant(), "quantisation")
         for variant in self.variants:
             if variant.disturbed:
-                calm = Variant(variant.rounds, variant.cache)
-                add(f"noise floor of {_rounding(calm)}", calm, variant, "lowering")
+                add(f"noise floor of {_rounding(variant.calm)}", variant.calm, variant, "lowering")
             elif variant.cache != "float32":
                 add(f"KV cache in {variant.cache}", Variant(variant.rounds), variant, "quantisation")
             else:
@@ -313,7 +312,7 @@ class _Ladder:
         for pair, candidate in pairs:
             self._close([pair])
             if candidate.disturbed:
-                self.floors[Variant(candidate.rounds, candidate.cache)] = self.rungs[-1].result.kl_mean
+                self.floors[candidate.calm] = self.rungs[-1].result.kl_mean
 
     def _blocks(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """(window, scored rows), as many rows at once as `room` has place for."""

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 
 from exporter.layers import CacheShape, LayerInfo
 from exporter.schemes import QuantScheme
-from exporter.targets import Target
+from exporter.targets import KV_CACHE_BYTES, Target
 
 DELEGATES = ("xnnpack",)
 _TOKENS_PER_CALL = 256
-_CACHE_NUMBER = {"float32": 4, "float16": 2, "int8": 1}  # bytes
 _BLOCK_STEP = 32  # XNNPACK: "group_size must be a multiple of 32" (operators/node_visitor.py)
 
 
@@ -110,7 +109,7 @@ def cache_bytes(target: Target, cache: Sequence[CacheShape]) -> int:
     total = 0
     for layer in cache:
         rows = 2 * cache_slots(target, layer) * layer.kv_heads  # keys and values
-        total += rows * layer.head_size * _CACHE_NUMBER[target.kv_cache]
+        total += rows * layer.head_size * KV_CACHE_BYTES[target.kv_cache]
         if target.kv_cache == "int8":
             total += rows * (4 + 1)  # a float32 scale and an int8 zero point
     return total

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from exporter.backends.base import Target
 from exporter.layers import CacheShape, LayerInfo
 from exporter.schemes import QuantScheme
+from exporter.targets import KV_CACHE_BYTES
 
 BLOCKS = (256, 128, 64, 32, 16)
 OLDEST_RUNTIME: tuple[int, ...] = (1, 20)
@@ -34,7 +35,6 @@ _NO_FLOAT16_CACHE = (
     " token, which takes it 1.7 times as long; set kv_cache: int8, a quarter of float32's size and faster"
     " to read, or kv_cache: float32"
 )
-_CACHE_BYTES = {"float32": 4, "float16": 2, "int8": 1}  # of one number
 
 
 def parse_version(text: str) -> tuple[int, ...] | None:
@@ -190,4 +190,4 @@ def cache_bytes(target: Target, cache: Sequence[CacheShape]) -> int:
     (sliding_window_cache) only in runtimes after 1.28, and older ones refuse the attribute.
     """
     per_token = sum(2 * layer.kv_heads * layer.head_size for layer in cache)
-    return per_token * target.max_context * _CACHE_BYTES[target.kv_cache]
+    return per_token * target.max_context * KV_CACHE_BYTES[target.kv_cache]

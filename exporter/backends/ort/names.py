@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from exporter.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 LAYER_KEY = "qexport.layer"  # metadata of a traced node: module path of the layer it computes
 ROWS_KEY = "qexport.rows"  # metadata of a written node that holds several layers: "576|192|192"
 SEPARATOR = "|"
+
+PAST, PRESENT = "past_key_values.", "present."  # of the KV cache's inputs and outputs, "0.key" behind
+CACHE_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
 
 # Which logits a caller wants, as [first, end): an input with the default "of each row's last token",
 # which is all that generation needs. [0, -1] gives the logits of every token.

@@ -12,14 +12,11 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from exporter.backends.base import ActivationMode
-from exporter.backends.ort.names import EVERY_TOKEN, LOGITS_RANGE, members
+from exporter.backends.ort.names import CACHE_TYPES, EVERY_TOKEN, LOGITS_RANGE, PAST, PRESENT, members
 from exporter.backends.ort.storage import MODEL
 from exporter.errors import ArtifactError
 
-_PAST = "past_key_values."
-_PRESENT = "present."
 _ACCURACY = "accuracy_level"
-_CACHE_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
 
 
 class OrtTextRunner:
@@ -30,9 +27,9 @@ class OrtTextRunner:
     def __init__(self, session: onnxruntime.InferenceSession, max_context: int) -> None:
         self.max_context = max_context
         self._session = session
-        self._past_names = [x.name for x in session.get_inputs() if x.name.startswith(_PAST)]
-        self._outputs = ["logits", *(_PRESENT + name.removeprefix(_PAST) for name in self._past_names)]
-        self._empty = {x.name: _empty_past(x) for x in session.get_inputs() if x.name.startswith(_PAST)}
+        self._past_names = [x.name for x in session.get_inputs() if x.name.startswith(PAST)]
+        self._outputs = ["logits", *(PRESENT + name.removeprefix(PAST) for name in self._past_names)]
+        self._empty = {x.name: _empty_past(x) for x in session.get_inputs() if x.name.startswith(PAST)}
         self._every_token = {
             name: onnxruntime.OrtValue.ortvalue_from_numpy(wanted)
             for name, wanted in _every_token(session).items()
@@ -157,7 +154,7 @@ def prefill_cache(
 
 def _prompt(session: onnxruntime.InferenceSession, tokens: Sequence[int]) -> dict[str, NDArray[Any]]:
     """Feeds for a prompt on an empty cache."""
-    empty = {x.name: _empty_past(x) for x in session.get_inputs() if x.name.startswith(_PAST)}
+    empty = {x.name: _empty_past(x) for x in session.get_inputs() if x.name.startswith(PAST)}
     return {
         "input_ids": np.asarray([list(tokens)], np.int64),
         "attention_mask": np.ones((1, len(tokens)), np.int64),
@@ -178,7 +175,7 @@ def _rows(node: onnx.NodeProto) -> int:
 
 def _empty_past(entry: Any) -> NDArray[Any]:
     """A cache of no tokens for one of the session's inputs, batch 1."""
-    return np.zeros((1, entry.shape[1], 0, entry.shape[3]), _CACHE_TYPES[entry.type])
+    return np.zeros((1, entry.shape[1], 0, entry.shape[3]), CACHE_TYPES[entry.type])
 
 
 def _edited(path: Path, activations: ActivationMode, extra_outputs: Sequence[str]) -> bytes:
