@@ -18,9 +18,10 @@ from exporter.errors import Place, PlanError, RecipeError
 from exporter.layers import CacheShape, Kind, LayerInfo, ModelLayers
 from exporter.recipe.folding import listed
 from exporter.recipe.matching import decide_layers
-from exporter.recipe.types import Recipe, Rule, Task
+from exporter.recipe.types import Recipe, Rule
 from exporter.schemes import FLOAT, GROUP_SIZES, QuantScheme
 from exporter.targets import DEFAULT_CONTEXT, Target
+from exporter.tasks import Task
 
 PLAN_FORMAT = 2
 _FLOAT_BYTES = 4

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from exporter.layers import LayerInfo
 from exporter.numerics import QuantizedTensor
 from exporter.schemes import QuantScheme
+from exporter.signatures import Signature
+from exporter.tasks import Task
 
 if TYPE_CHECKING:
     import torch
@@ -33,11 +35,25 @@ class PlannedLayer:
 LayerFactory = Callable[[PlannedLayer], "torch.nn.Module"]
 
 
+@dataclass(frozen=True)
+class Program:
+    """One thing that a runtime can run: a file in ONNX Runtime, a method in ExecuTorch."""
+
+    name: str  # "model" where a task has one program only; "encoder", "decoder"
+    signature: Signature
+    wrap: Callable[[torch.nn.Module], torch.nn.Module]  # the built model -> what takes and gives the signature
+    examples: Callable[[], tuple[torch.Tensor, ...]]  # inputs to trace with, every length within its axis
+
+
 class Skeleton(Protocol):
     """What a backend lowers."""
 
     @property
-    def task(self) -> Literal["text-generation", "module"]: ...  # noqa: D102
+    def task(self) -> Task: ...  # noqa: D102
+
+    @property
+    def programs(self) -> tuple[Program, ...]:
+        """What is traced, each for itself; empty for text-generation, which each backend wraps in its own way."""
 
     layers: dict[str, PlannedLayer]  # quantised layers only, by module path
     tokenizer_folder: Path | None  # tokenizer.json, tokenizer_config.json, chat template …

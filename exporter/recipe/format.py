@@ -34,7 +34,6 @@ from exporter.recipe.fields import (
 from exporter.recipe.patterns import Pattern
 from exporter.recipe.types import (
     ON_UNSUPPORTED,
-    TASKS,
     Calibration,
     Dimension,
     LoweringGate,
@@ -44,7 +43,6 @@ from exporter.recipe.types import (
     QuantisationGate,
     Rule,
     SchemeEntry,
-    Task,
 )
 from exporter.schemes import (
     ACTIVATIONS,
@@ -60,6 +58,7 @@ from exporter.schemes import (
     Weights,
 )
 from exporter.targets import DEFAULT_CONTEXT, KV_CACHE_TYPES, Target
+from exporter.tasks import TASKS, Task
 
 FORMAT = 1
 ABIS = ("arm64-v8a", "armeabi-v7a", "x86_64", "x86")
@@ -312,7 +311,9 @@ _MODEL = Record(
             required=True,
         ),
         "task": Field(
-            Choice(TASKS), "text-generation, or module for any other torch.nn.Module", required=True
+            Choice(TASKS),
+            "what the model does, by optimum's name; module for any torch.nn.Module of your own",
+            required=True,
         ),
     },
 )

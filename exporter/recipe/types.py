@@ -12,11 +12,10 @@ from exporter.layers import Kind
 from exporter.recipe.patterns import Pattern
 from exporter.schemes import QuantScheme
 from exporter.targets import Target
+from exporter.tasks import Task
 
-Task = Literal["text-generation", "module"]
 OnUnsupported = Literal["error", "float"]
 Dimension = int | Literal["*"]
-TASKS: tuple[str, ...] = get_args(Task)
 ON_UNSUPPORTED: tuple[str, ...] = get_args(OnUnsupported)
 
 
