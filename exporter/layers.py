@@ -18,6 +18,7 @@ class LayerInfo:
     shape: tuple[int, ...]  # of the weight as PyTorch holds it; (out, in) for linear and embedding
     tied_to: str | None = None  # the layer whose weight this one shares; that layer's rule decides
     fixed: str | None = None  # why its weight cannot be replaced, so that the layer must stay float
+    pointwise: bool = False  # a convolution that is a matrix product over the channels of each place
 
     @property
     def parameters(self) -> int:

@@ -95,10 +95,11 @@ def round_to_bf16(x: FloatArray) -> FloatArray:
     return rounded.view(np.float32)
 
 
-def quantize(weight: FloatArray, scheme: QuantScheme) -> QuantizedTensor:
+def quantize(weight: FloatArray, scheme: QuantScheme, least: FloatArray | None = None) -> QuantizedTensor:
     """Quantise a (out, in) float32 weight.
 
-    Raises ValueError for a weight that is not finite, has no two axes, or whose input axis the
+    `least`: (out,) the smallest scale that each row may have, for a kernel whose sums must reach as far as a
+    bias does. Raises ValueError for a weight that is not finite, has no two axes, or whose input axis the
     group does not divide.
     """
     if weight.ndim != 2:
@@ -117,17 +118,27 @@ def quantize(weight: FloatArray, scheme: QuantScheme) -> QuantizedTensor:
     values = np.empty(rows.shape, np.int8)
     scales = np.empty(rows.shape[:2], np.float32)
     zero_points = None if scheme.symmetric else np.empty(rows.shape[:2], np.int8)
+    floor = _floor(least, scheme, rows.shape[0])  # (out, 1)
     step = max(1, _CHUNK_ELEMENTS // (rows.shape[1] * rows.shape[2]))
     for start in range(0, rows.shape[0], step):
         part = slice(start, start + step)
-        values[part], scales[part], zeros = _quantize_groups(rows[part], scheme)
+        values[part], scales[part], zeros = _quantize_groups(rows[part], scheme, floor[part])
         if zero_points is not None and zeros is not None:
             zero_points[part] = zeros
     return QuantizedTensor(values.reshape(out_features, in_features), scales, zero_points, scheme)
 
 
+def _floor(least: FloatArray | None, scheme: QuantScheme, rows: int) -> FloatArray:
+    """(rows, 1) the smallest scale of each row, rounded up to bf16; 0 where there is no such."""
+    if least is None:
+        return np.zeros((rows, 1), np.float32)
+    # 2^-7 is more than bf16's step, so that rounding to nearest does not go below
+    raised = round_to_bf16(np.asarray(least, np.float32) * np.float32(1 + 2.0**-7))
+    return np.full((1, 1), raised.max(), np.float32) if scheme.group == "tensor" else raised.reshape(rows, 1)
+
+
 def _quantize_groups(
-    groups: FloatArray, scheme: QuantScheme
+    groups: FloatArray, scheme: QuantScheme, floor: FloatArray
 ) -> tuple[Int8Array, FloatArray, Int8Array | None]:
     """(rows, groups, size) -> integers of that shape, scales and zero points of (rows, groups).
 
@@ -144,14 +155,14 @@ def _quantize_groups(
     best_zero = np.zeros(groups.shape[:2], np.float32)
     smallest, largest = groups.min(axis=2), groups.max(axis=2)
     for factor in _FACTORS if searches else (1.0,):
-        scale, zero = _scale_for(smallest * np.float32(factor), largest * np.float32(factor), scheme)
+        scale, zero = _scale_for(smallest * np.float32(factor), largest * np.float32(factor), scheme, floor)
         for refit in range(2 if searches else 1):
             codes = _codes(groups, scale, zero, low, high)
             codes -= zero[:, :, None]
             if refit:  # the scale that fits these integers best, then their nearest integers again
                 power = np.einsum("rgk,rgk,rgk->rg", importance, codes, codes)
                 fit = np.einsum("rgk,rgk,rgk->rg", importance, codes, groups)
-                scale = _usable(np.where(power > 0, fit / np.maximum(power, 1e-30), scale))
+                scale = _usable(np.where(power > 0, fit / np.maximum(power, 1e-30), scale), floor)
                 codes = _codes(groups, scale, zero, low, high)
                 codes -= zero[:, :, None]
             codes *= scale[:, :, None]
@@ -174,22 +185,22 @@ def _codes(groups: FloatArray, scale: FloatArray, zero: FloatArray, low: int, hi
 
 
 def _scale_for(
-    smallest: FloatArray, largest: FloatArray, scheme: QuantScheme
+    smallest: FloatArray, largest: FloatArray, scheme: QuantScheme, floor: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """Scale and zero point that just cover [smallest, largest], the scale already rounded to bf16."""
     low, high = scheme.limits
     if scheme.symmetric:
-        scale = _usable(np.maximum(largest / np.float32(high), smallest / np.float32(low)))
+        scale = _usable(np.maximum(largest / np.float32(high), smallest / np.float32(low)), floor)
         return scale, np.zeros_like(scale)
     smallest, largest = np.minimum(smallest, 0), np.maximum(largest, 0)  # zero stays representable
-    scale = _usable((largest - smallest) / np.float32(high - low))
+    scale = _usable((largest - smallest) / np.float32(high - low), floor)
     zero = np.clip(np.rint(low - smallest / scale), low, high)
     return scale, zero.astype(np.float32)
 
 
-def _usable(scale: FloatArray) -> FloatArray:
-    """bf16-rounded, positive and normal: XNNPACK refuses a zero or subnormal scale."""
-    rounded = round_to_bf16(scale.astype(np.float32))
+def _usable(scale: FloatArray, floor: FloatArray) -> FloatArray:
+    """bf16-rounded, positive and normal: XNNPACK refuses a zero or subnormal scale. Not below the row's floor."""
+    rounded = np.maximum(round_to_bf16(scale.astype(np.float32)), floor)
     return np.where(rounded >= _SMALLEST_NORMAL, rounded, np.float32(1.0)).astype(np.float32)
 
 

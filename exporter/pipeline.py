@@ -26,10 +26,12 @@ from exporter.artifacts import (
     write_manifest,
 )
 from exporter.backends import get_backend
+from exporter.backends.base import PackedLayer
 from exporter.errors import ArtifactError, GateFailed, LoweringError, RecipeError, TraceError
-from exporter.evaluate import load_texts
+from exporter.folders import cache_folder
 from exporter.memory import Room, held_memory, room_for, spoken
 from exporter.models.causal_lm import CausalLMSkeleton
+from exporter.models.encoder_decoder import EncoderDecoder, EncoderDecoderSkeleton
 from exporter.models.loading import Model, open_model
 from exporter.models.python_module import ModuleSkeleton, PythonModule
 from exporter.models.sources import file_sha256
@@ -38,9 +40,14 @@ from exporter.parity import ParityReport
 from exporter.planning import QuantPlan, make_plan
 from exporter.progress import Stages
 from exporter.quantizing import QuantizedStore, quantize_layers
+from exporter.ranges import RANGES_FILE, border_notes, measure_ranges, read_ranges, static_layers
 from exporter.recipe import Recipe, parse_recipe
 from exporter.report import write_report
+from exporter.samples.drawing import calibration_key, draw
+from exporter.samples.labelled import data_key
+from exporter.samples.text import read_text
 from exporter.schemes import QuantScheme
+from exporter.static.params import StaticPlan
 
 if TYPE_CHECKING:
     from exporter.verify import Verified
@@ -70,7 +77,9 @@ def plan_recipe(recipe: Recipe) -> tuple[Model, QuantPlan]:
     """The model, not loaded, and what will become of each layer."""
     model = open_model(recipe.model.source, recipe.model.task, recipe.path.parent)
     backends = {target.backend: get_backend(target.backend) for target in recipe.targets}
-    return model, make_plan(recipe, model.layers(), backends)
+    plan = make_plan(recipe, model.layers(), backends)
+    borders = border_notes(model, {layer.name: layer.scheme for layer in plan.layers})
+    return model, replace(plan, notes=plan.notes + borders)
 
 
 def run(recipe: Recipe, out: Path, force: bool, stages: Stages, max_memory: int | None = None) -> Result:
@@ -122,7 +131,8 @@ def verify_artifact(folder: Path, recipe: Recipe | None, source: str | None, sta
         model, plan = plan_recipe(recipe)
         recipe = replace(recipe, targets=plan.targets)
         schemes = {layer.name: layer.scheme for layer in plan.layers}
-        skeleton = model.skeleton(schemes, integers_of(folder, recipe.targets, schemes))
+        ranges = read_ranges(folder) if static_layers(schemes) else None
+        skeleton = _skeleton(model, schemes, integers_of(folder, recipe.targets, schemes), recipe, ranges)
     with stages.stage("verify") as progress:
         return verify_model(model, skeleton, folder, recipe, progress).parity
 
@@ -141,7 +151,7 @@ def _export(
 ) -> dict[str, Any]:
     """Quantise, lower, verify and report into the draft folder."""
     from exporter.verify import verify_model  # imports torch, which a plan must not wait for
-    from exporter.verify.integers import first_difference
+    from exporter.verify.integers import bias_difference, first_difference, static_difference
 
     schemes = {layer.name: layer.scheme for layer in plan.layers}
     owners = {layer.name: layer.tied_to or layer.name for layer in plan.layers}
@@ -152,14 +162,23 @@ def _export(
         def integers(name: str) -> QuantizedTensor:
             return store.load(owners[name])
 
-        if model.task == "text-generation":
+        if not isinstance(model, PythonModule):
             model.tokenizer()  # raises now what would stop the ladder after minutes
+        ranges = None
+        if static_layers(schemes):
+            with stages.stage("calibrate") as progress:
+                ranges = measure_ranges(model, schemes, recipe, progress)
+            for note in ranges.notes:
+                stages.say(note)
+            write_json(draft / RANGES_FILE, ranges.plan.to_json())
         with stages.stage("quantise") as progress:
             layers = model.layers().layers
             decided = [(layer, schemes[layer.name]) for layer in layers]
-            quantize_layers(model, decided, store, progress, room.workers)
-        skeleton = _skeleton(model, schemes, integers, recipe)
+            least = ranges.least if ranges else None
+            quantize_layers(model, decided, store, progress, room.workers, least)
+        skeleton = _skeleton(model, schemes, integers, recipe, ranges.plan if ranges else None)
         facts: dict[str, Mapping[str, object]] = {}
+        first: Mapping[str, PackedLayer] | None = None  # what the first runtime's file holds
         for target in recipe.targets:
             backend = get_backend(target.backend)
             with stages.stage(f"lower to {backend.name}") as progress:
@@ -168,7 +187,12 @@ def _export(
                 with _source_named(recipe.model.source, backend.name):
                     facts[backend.name] = backend.lower(skeleton, target, folder, progress)
                 progress("reading back", 1.0)
-                difference = first_difference(backend.read_back(folder), schemes, integers)
+                packed = backend.read_back(folder)
+                difference = first_difference(packed, schemes, integers)
+                if ranges:
+                    difference = difference or static_difference(packed, ranges.plan)
+                    difference = difference or bias_difference(first or packed, packed)
+                    first = first or packed
                 if difference:
                     raise LoweringError(f"{backend.name}: the file is not what the plan says. {difference}")
         with stages.stage("verify") as progress:
@@ -186,12 +210,16 @@ def _skeleton(
     schemes: Mapping[str, QuantScheme],
     integers: Callable[[str], QuantizedTensor],
     recipe: Recipe,
-) -> CausalLMSkeleton | ModuleSkeleton:
+    ranges: StaticPlan | None = None,
+) -> CausalLMSkeleton | EncoderDecoderSkeleton | ModuleSkeleton:
     """What is lowered; a language model comes with text to measure the ranges of a KV cache on."""
     if isinstance(model, PythonModule):
+        return model.skeleton(schemes, integers, ranges)
+    if isinstance(model, EncoderDecoder):
         return model.skeleton(schemes, integers)
-    texts = load_texts(recipe.calibration.text) if recipe.calibration else ()
-    return model.skeleton(schemes, integers, [text.text for text in texts])
+    given = recipe.calibration
+    drawn = draw(given, cache_folder()).samples if given and given.text else ()
+    return model.skeleton(schemes, integers, [read_text(sample) for sample in drawn])
 
 
 @contextmanager
@@ -234,6 +262,7 @@ def _report_data(
         "plan": plan.to_json(),
         "parity": verified.parity.to_json(),
         "notes": list(verified.notes),
+        "tasks": verified.tasks.to_json() if verified.tasks else None,
         "targets": targets,
         "versions": _versions(),
     }
@@ -245,7 +274,8 @@ def _job_hash(recipe: Recipe, plan: QuantPlan, model: Model) -> str:
         "plan": plan.to_json(),
         "recipe": recipe.sha256,
         "texts": [file_sha256(path) for path in recipe.parity.text],
-        "calibration": [file_sha256(path) for path in recipe.calibration.text] if recipe.calibration else [],
+        "calibration": calibration_key(recipe.calibration) if recipe.calibration else None,
+        "data": data_key(recipe.parity.data) if recipe.parity.data else None,
         "model": model.identity(),
         "versions": _versions(),
         "code": _code_sha256(),

@@ -229,7 +229,8 @@ def _layer_from_json(data: Mapping[str, Any]) -> LayerPlan:
 
 def _stored_scheme(scheme: QuantScheme) -> list[object]:
     """What of a scheme reaches the files: all but the recipe's name for it."""
-    return [scheme.weights, scheme.group, scheme.symmetric, scheme.activations, scheme.method]
+    stored = [scheme.weights, scheme.group, scheme.symmetric, scheme.activations, scheme.method]
+    return [*stored, scheme.observer] if scheme.is_static else stored
 
 
 def _stored_bits(layer: LayerPlan) -> int:
@@ -329,10 +330,13 @@ def _notes(recipe: Recipe, model: ModelLayers) -> Iterator[str]:
         if name not in used:
             yield f"scheme {name} (line {entry.place.line}) is used by no rule"
     fixed_scales = any(t.backend == "onnxruntime" and t.kv_cache == "int8" for t in recipe.targets)
-    if recipe.calibration is not None and not fixed_scales:
+    if any(rule.scheme.is_static for rule in recipe.rules):
+        if recipe.calibration is None:
+            yield "ranges of static activations are measured on the example inputs; calibration: names samples"
+    elif recipe.calibration is not None and not fixed_scales:
         yield "calibration is checked and not used: methods rtn and mse, and dynamic-int8, need none"
     elif recipe.calibration is not None:
-        yield "calibration: its texts are read whole for the scales of the KV cache; samples and seed have no effect"
+        yield "calibration: its samples give the scales of the KV cache; rtn, mse and dynamic-int8 need none"
     elif fixed_scales:
         yield "onnxruntime: the KV cache's scales are measured on the package's own text; calibration: names another"
     gates = {**asdict(recipe.parity.lowering), **asdict(recipe.parity.quantisation)}

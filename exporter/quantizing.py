@@ -4,7 +4,7 @@ weight, mapped from its file, and the integers that are written, a block of rows
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -41,17 +41,20 @@ class QuantizedStore:
             np.save(self._file(name, "zero_points"), tensor.zero_points)
         self._schemes[name] = tensor.scheme
 
-    def quantize(self, name: str, weight: FloatArray, scheme: QuantScheme) -> None:
-        """Quantise a (out, in) weight and write its arrays. Raises ValueError as numerics.quantize does."""
+    def quantize(
+        self, name: str, weight: FloatArray, scheme: QuantScheme, least: FloatArray | None = None
+    ) -> None:
+        """Quantise a (out, in) weight and write its arrays; `least` and errors as of numerics.quantize."""
         step = max(1, _BLOCK_ELEMENTS // max(1, weight.shape[-1]))
         if scheme.group == "tensor" or weight.ndim != 2 or len(weight) <= step:
-            self.save(name, quantize(weight, scheme))
+            self.save(name, quantize(weight, scheme, least))
             return
         file = self._file(name, "values")
         values = np.lib.format.open_memmap(file, mode="w+", dtype=np.int8, shape=weight.shape)
         scales, zero_points = [], []
         for start in range(0, len(weight), step):
-            block = quantize(_finite(weight, start, start + step), scheme)
+            rows = None if least is None else least[start : start + step]
+            block = quantize(_finite(weight, start, start + step), scheme, rows)
             values[start : start + step] = block.values
             scales.append(block.scales)
             if block.zero_points is not None:
@@ -87,11 +90,12 @@ def quantize_layers(
     store: QuantizedStore,
     progress: Callable[[str, float], None],
     workers: int | None = None,
+    least: Mapping[str, FloatArray] | None = None,
 ) -> None:
     """Quantise every layer whose scheme is not float, `workers` at a time (None: one for each core); a tied
     layer has its owner's integers.
 
-    Raises SourceError naming the layer whose weight is not finite.
+    `least`: layer -> the smallest scale of each row (exporter.static.params.least_weight_scales). Raises SourceError naming the layer whose weight is not finite.
     """
     work = [(layer, scheme) for layer, scheme in layers if not scheme.is_float and layer.tied_to is None]
     total = sum(layer.parameters for layer, _ in work)
@@ -99,7 +103,7 @@ def quantize_layers(
     def one(item: tuple[LayerInfo, QuantScheme]) -> LayerInfo:
         layer, scheme = item
         try:
-            store.quantize(layer.name, source.weight(layer), scheme)
+            store.quantize(layer.name, source.weight(layer), scheme, (least or {}).get(layer.name))
         except ValueError as problem:
             raise SourceError(
                 f"layer {layer.name}: {problem}; the checkpoint cannot be quantised"

@@ -18,8 +18,11 @@ from markupsafe import Markup
 
 from exporter.artifacts import target_bytes
 from exporter.parity import Continuation, GreedySample, ParityReport, Rung
+from exporter.parity.intervals import RESAMPLES
+from exporter.parity.tasks import TaskReport
 from exporter.pictures import SizeBar, bits_class, bits_heat_map, error_chart, size_bars
 from exporter.planning import QuantPlan
+from exporter.samples.coverage import Coverage
 
 # Facts of a target that have a place of their own on the page.
 _SHOWN_FACTS = {"folder", "files", "model_bytes", "forecast_bytes", "operators", "min_runtime", "passes"}
@@ -53,7 +56,8 @@ class _Written:
 
 
 def write_report(path: Path, data: Mapping[str, Any]) -> None:
-    """Render `data` to path: recipe, model, plan, parity, targets, versions; timings, next_command if any.
+    """Render `data` to path: recipe, model, plan, parity, targets, versions; coverage, tasks, timings, next_command
+    if any.
 
     Raises PlanError, KeyError or ValueError for data that is not of that form, OSError from writing.
     """
@@ -70,6 +74,8 @@ def render_report(data: Mapping[str, Any]) -> str:
     ]
     bars = [SizeBar("before: float32", before, "before")]
     bars += [SizeBar(f"after: {row.name}", row.after_bytes, "after") for row in rows]
+    coverage = Coverage.from_json(data["coverage"]) if data.get("coverage") else None
+    tasks = TaskReport.from_json(data["tasks"]) if data.get("tasks") else None
     page = _environment().get_template("report.html.j2")
     return page.render(
         data=data,
@@ -85,6 +91,10 @@ def render_report(data: Mapping[str, Any]) -> str:
         ],
         facts={name: _other_facts(target) for name, target in data["targets"].items()},
         task=data["model"].get("task", plan.task),
+        coverage=coverage,
+        shares=coverage is not None and any(row.declared is not None for row in coverage.rows),
+        tasks=tasks,
+        resamples=RESAMPLES,
     )
 
 

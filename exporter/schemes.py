@@ -7,14 +7,16 @@ from typing import Literal, get_args
 
 Weights = Literal["int4", "int8", "float"]
 Granularity = Literal["channel", "tensor"]
-Activations = Literal["float", "dynamic-int8"]
+Activations = Literal["float", "dynamic-int8", "static-int8", "static-uint8", "static-int16"]
 Method = Literal["rtn", "mse"]
+Observer = Literal["minmax", "percentile", "entropy", "mse"]
 
 GROUP_SIZES = (16, 32, 64, 128)
 WEIGHTS: tuple[str, ...] = get_args(Weights)
 ACTIVATIONS: tuple[str, ...] = get_args(Activations)
 METHODS: tuple[str, ...] = get_args(Method)
 GRANULARITIES: tuple[str, ...] = get_args(Granularity)
+OBSERVERS: tuple[str, ...] = get_args(Observer)
 
 _BITS = {"int4": 4, "int8": 8, "float": 32}
 # Symmetric int8 leaves -128 unused, so that negating a weight is exact and no kernel's
@@ -24,6 +26,15 @@ _RANGES = {
     ("int4", False): (-8, 7),
     ("int8", True): (-127, 127),
     ("int8", False): (-128, 127),
+}
+# Codes of activations whose ranges are fixed when the model is exported.
+_STATIC_RANGES = {"static-int8": (-128, 127), "static-uint8": (0, 255), "static-int16": (-32768, 32767)}
+_ACTIVATION_MARKS = {
+    "float": "",
+    "dynamic-int8": " a8",
+    "static-int8": " s8",
+    "static-uint8": " su8",
+    "static-int16": " s16",
 }
 
 
@@ -37,6 +48,7 @@ class QuantScheme:
     symmetric: bool = True
     activations: Activations = "float"
     method: Method = "mse"
+    observer: Observer = "minmax"  # how the range of a static activation is found; no other has one
 
     def __post_init__(self) -> None:
         if self.weights not in WEIGHTS:
@@ -48,6 +60,8 @@ class QuantScheme:
             raise ValueError(f"activations {self.activations!r} is none of {', '.join(ACTIVATIONS)}")
         if self.method not in METHODS:
             raise ValueError(f"method {self.method!r} is none of {', '.join(METHODS)}")
+        if self.observer not in OBSERVERS:
+            raise ValueError(f"observer {self.observer!r} is none of {', '.join(OBSERVERS)}")
         if self.is_float and self.activations != "float":
             raise ValueError("float weights take float activations")
 
@@ -55,6 +69,16 @@ class QuantScheme:
     def is_float(self) -> bool:
         """True where the layer keeps its float32 weights."""
         return self.weights == "float"
+
+    @property
+    def is_static(self) -> bool:
+        """True where the layer takes and gives integers whose ranges were measured beforehand."""
+        return self.activations in _STATIC_RANGES
+
+    @property
+    def activation_limits(self) -> tuple[int, int]:
+        """Smallest and largest code of a static activation. Undefined for others."""
+        return _STATIC_RANGES[self.activations]
 
     @property
     def bits(self) -> int:
@@ -76,7 +100,7 @@ class QuantScheme:
             return "float"
         group = f"g{self.group}" if isinstance(self.group, int) else self.group
         sign = "sym" if self.symmetric else "asym"
-        return f"{self.weights} {group} {sign}" + (" a8" if self.activations == "dynamic-int8" else "")
+        return f"{self.weights} {group} {sign}{_ACTIVATION_MARKS[self.activations]}"
 
 
 FLOAT = QuantScheme(name="float", weights="float")

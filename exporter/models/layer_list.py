@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Container
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from exporter.layers import CacheShape, Kind, LayerInfo, ModelLayers
 if TYPE_CHECKING:
     import torch
 
-_FORMAT = 2  # raise when what is kept changes, so that old lists are left behind
+_FORMAT = 3  # raise when what is kept changes, so that old lists are left behind
 
 
 def layers_of(
@@ -28,8 +29,12 @@ def layers_of(
     description: str,
     cache: tuple[CacheShape, ...] = (),
     max_context: int | None = None,
+    used: Container[str] | None = None,
 ) -> ModelLayers:
-    """Every linear, embedding and convolution, in the order of the module tree. Meta tensors will do."""
+    """Every linear, embedding and convolution, in the order of the module tree. Meta tensors will do.
+
+    `used`: names of modules that a run enters; the others hold nothing that is lowered. None: all.
+    """
     import torch
 
     from exporter.models.derived import obstacle
@@ -38,7 +43,7 @@ def layers_of(
     layers: list[LayerInfo] = []
     for name, module in model.named_modules():
         kind = _kind(module)
-        if kind is None:
+        if kind is None or (used is not None and name not in used):
             continue
         weight = module.weight
         if not isinstance(weight, torch.nn.Parameter):
@@ -47,7 +52,8 @@ def layers_of(
             )
         owner = owners.setdefault(id(weight), name)
         tied_to = None if owner == name else owner
-        layers.append(LayerInfo(name, kind, tuple(weight.shape), tied_to, obstacle(module)))
+        fixed = _unlowered(module) or obstacle(module)
+        layers.append(LayerInfo(name, kind, tuple(weight.shape), tied_to, fixed, _is_pointwise(module)))
     decided = sum(layer.parameters for layer in layers if layer.tied_to is None)
     total = sum(parameter.numel() for parameter in model.parameters())
     return ModelLayers(tuple(layers), total - decided, description, cache, max_context)
@@ -88,9 +94,45 @@ def _kind(module: torch.nn.Module) -> Kind | None:
         return "linear"
     if isinstance(module, torch.nn.Embedding):
         return "embedding"
-    if isinstance(module, torch.nn.Conv1d | torch.nn.Conv2d):
+    if isinstance(module, torch.nn.modules.conv._ConvNd):
         return "conv"
     return None
+
+
+def _unlowered(module: torch.nn.Module) -> str | None:
+    """Why a convolution has no quantised kernel in any runtime here, or None."""
+    import torch
+
+    if isinstance(module, torch.nn.modules.conv._ConvTransposeNd):
+        return "transposed convolutions are not quantised: no kernel was proven; set `scheme: float`"
+    if isinstance(module, torch.nn.Conv3d):
+        return "convolutions over three axes have no quantised kernel; set `scheme: float`"
+    return None
+
+
+def _is_pointwise(module: torch.nn.Module) -> bool:
+    """Whether a convolution is a linear layer on the channels of each place.
+
+    A class with a forward of its own is run once beside the plain convolution, where it holds real weights.
+    """
+    import torch
+
+    if not isinstance(module, torch.nn.Conv2d) or (module.kernel_size, module.stride) != ((1, 1), (1, 1)):
+        return False
+    if module.groups != 1 or module.padding not in ((0, 0), "valid"):
+        return False
+    if type(module).forward is torch.nn.Conv2d.forward:
+        return True
+    if module.weight.is_meta:
+        return False
+    example = torch.linspace(-1, 1, module.in_channels * 6, device=module.weight.device).reshape(1, -1, 2, 3)
+    try:
+        with torch.no_grad():
+            found = module(example)
+    except Exception:  # the class may raise anything; then it is not a plain convolution
+        return False
+    plain = torch.nn.functional.conv2d(example, module.weight, module.bias)
+    return isinstance(found, torch.Tensor) and found.shape == plain.shape and bool((found == plain).all())
 
 
 def cache_entry(cache: Path, config_text: str, task: str) -> Path:

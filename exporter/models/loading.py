@@ -5,15 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from exporter.errors import PlanError
+from exporter.folders import cache_folder
 from exporter.models.causal_lm import CausalLM
+from exporter.models.encoder_decoder import EncoderDecoder
 from exporter.models.python_module import PythonModule
-from exporter.models.sources import PythonFunction, cache_folder, resolve
+from exporter.models.sources import PythonFunction, resolve
+from exporter.tasks import SPECS, Task
 
-Model = CausalLM | PythonModule
-TASKS = ("text-generation", "module")
+Model = CausalLM | EncoderDecoder | PythonModule
+ENCODER_DECODER = tuple(task for task, spec in SPECS.items() if spec.family == "encoder-decoder")
+TASKS = ("text-generation", *ENCODER_DECODER, "module")
 
 
-def open_model(source: str, task: str, relative_to: Path) -> Model:
+def open_model(source: str, task: Task, relative_to: Path) -> Model:
     """Find the model's files; reads no weight. Raises SourceError or PlanError."""
     if task not in TASKS:
         raise PlanError(f"task {task!r} is not known; there are: {', '.join(TASKS)}")
@@ -24,6 +28,8 @@ def open_model(source: str, task: str, relative_to: Path) -> Model:
                 f"source {source!r} is a Python function, which goes with `task: module`, not {task!r}"
             )
         return PythonModule(found)
+    if task in ENCODER_DECODER:
+        return EncoderDecoder(found, task, cache_folder())
     if task != "text-generation":
         raise PlanError(f"task 'module' goes with a source python:module:function, not {source!r}")
     return CausalLM(found, cache_folder())

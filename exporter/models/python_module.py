@@ -8,6 +8,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,15 +20,19 @@ from exporter.models.skeleton import LayerFactory, PlannedLayer
 from exporter.models.sources import PythonFunction
 from exporter.numerics import FloatArray, QuantizedTensor
 from exporter.schemes import QuantScheme
+from exporter.static.params import StaticPlan
 
 if TYPE_CHECKING:
     import torch
+
+    from exporter.models.folding import Folding
 
 
 class PythonModule:
     """The function is called once; every skeleton shares that module's weights."""
 
     task: Literal["module"] = "module"
+    folding: Folding  # set with `built`
 
     def __init__(self, origin: PythonFunction) -> None:
         self.origin = origin
@@ -36,6 +41,8 @@ class PythonModule:
     def built(self) -> tuple[torch.nn.Module, tuple[Any, ...], Any]:
         """(module in eval mode, example inputs, dynamic shapes or None)."""
         import torch
+
+        from exporter.models.folding import fold_batch_norms
 
         function = self._function()
         try:
@@ -53,11 +60,16 @@ class PythonModule:
                 "(torch.nn.Module, example_inputs) or (torch.nn.Module, example_inputs, dynamic_shapes)"
             )
         inputs = result[1] if isinstance(result[1], tuple) else (result[1],)
-        return result[0].float().eval().requires_grad_(False), inputs, result[2] if len(result) == 3 else None
+        module = result[0].float().eval().requires_grad_(False)
+        shapes = result[2] if len(result) == 3 else None
+        self.folding = fold_batch_norms(module, inputs, shapes)
+        return module, inputs, shapes
 
     def layers(self) -> ModelLayers:
         """Layers of the built module."""
-        return layer_list.layers_of(self.built[0], f"{type(self.built[0]).__name__} of {self.origin.module}")
+        name = type(self.built[0]).__name__
+        parts = [f"{name} of {self.origin.module}", self.folding.describe()]
+        return layer_list.layers_of(self.built[0], ", ".join(part for part in parts if part))
 
     def identity(self) -> dict[str, object]:
         """Source for the manifest, with a hash of the weights in use."""
@@ -71,22 +83,27 @@ class PythonModule:
             "source": self.origin.source,
             "revision": None,
             "weights_sha256": {"state_dict": digest.hexdigest()},
+            **({"batch_norms": asdict(self.folding)} if self.folding.folded or self.folding.left else {}),
         }
 
     def weight(self, layer: LayerInfo) -> FloatArray:
-        """(out, in) float32 weight of one layer."""
-        array: FloatArray = self.built[0].get_parameter(f"{layer.name}.weight").detach().numpy()
-        return array
+        """(out, in) float32 weight of one layer; a row of a convolution is its whole filter."""
+        name = f"{layer.name}.weight" if layer.name else "weight"
+        array: FloatArray = self.built[0].get_parameter(name).detach().numpy()
+        return array.reshape(len(array), -1)
 
     def float_model(self) -> torch.nn.Module:
         """The reference."""
         return self.built[0]
 
     def skeleton(
-        self, schemes: Mapping[str, QuantScheme], load: Callable[[str], QuantizedTensor]
+        self,
+        schemes: Mapping[str, QuantScheme],
+        load: Callable[[str], QuantizedTensor],
+        static: StaticPlan | None = None,
     ) -> ModuleSkeleton:
-        """What a backend lowers."""
-        return ModuleSkeleton(self, schemes, load)
+        """What a backend lowers; `static` holds the ranges of static activations."""
+        return ModuleSkeleton(self, schemes, load, static)
 
     def _function(self) -> Callable[[], Any]:
         if os.getcwd() not in sys.path:  # as `python -m` does, so that the user's own file is found
@@ -122,8 +139,13 @@ class ModuleSkeleton:
     calibration: tuple[tuple[int, ...], ...] = ()
 
     def __init__(
-        self, model: PythonModule, schemes: Mapping[str, QuantScheme], load: Callable[[str], QuantizedTensor]
+        self,
+        model: PythonModule,
+        schemes: Mapping[str, QuantScheme],
+        load: Callable[[str], QuantizedTensor],
+        static: StaticPlan | None = None,
     ) -> None:
+        self.static = static
         self._module, self.example_inputs, self.dynamic_shapes = model.built
         self.layers: dict[str, PlannedLayer] = {}
         for layer in model.layers().layers:
@@ -135,6 +157,8 @@ class ModuleSkeleton:
     def build(self, make_layer: LayerFactory, attention: str | None = None) -> torch.nn.Module:
         """See Skeleton.build. The copy is of the structure; tensors are shared, not copied."""
         from exporter.models.derived import combined
+        from exporter.models.pointwise import Pointwise, as_linear
+        from exporter.static.weights import make_static
 
         shared = {id(tensor): tensor for tensor in [*self._module.parameters(), *self._module.buffers()]}
         module = copy.deepcopy(self._module, memo=dict(shared))
@@ -142,7 +166,14 @@ class ModuleSkeleton:
             original = module.get_submodule(name)
             if planned.info.fixed:
                 raise PlanError(f"layer {name}: {planned.info.fixed}")
-            replacement = combined(original, make_layer(planned), name)
+            if planned.scheme.is_static:
+                assert self.static is not None  # the pipeline calibrates first
+                make_static(original, name, planned.load(), self.static)
+                continue
+            if planned.info.kind == "conv":  # over single places, or capabilities.unsupported had refused it
+                replacement: torch.nn.Module = Pointwise(make_layer(as_linear(planned)))
+            else:
+                replacement = combined(original, make_layer(planned), name)
             if not name:
                 return replacement
             module.set_submodule(name, replacement)

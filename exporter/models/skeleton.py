@@ -16,6 +16,7 @@ from exporter.layers import LayerInfo
 from exporter.numerics import QuantizedTensor
 from exporter.schemes import QuantScheme
 from exporter.signatures import Signature
+from exporter.static.params import StaticPlan
 from exporter.tasks import Task
 
 if TYPE_CHECKING:
@@ -43,6 +44,14 @@ class Program:
     signature: Signature
     wrap: Callable[[torch.nn.Module], torch.nn.Module]  # the built model -> what takes and gives the signature
     examples: Callable[[], tuple[torch.Tensor, ...]]  # inputs to trace with, every length within its axis
+    # the same for a runtime that takes one example at a time, none of whose tokens is padding; None: this one
+    unpadded: Program | None = None
+
+
+def static_plan(skeleton: Skeleton) -> StaticPlan | None:
+    """Ranges of the static layers' activations; None where a skeleton has no such layer."""
+    found: StaticPlan | None = getattr(skeleton, "static", None)
+    return found
 
 
 class Skeleton(Protocol):

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.errors import SourceError, first_line
+from exporter.folders import cache_folder
 
 FORMS = "a local folder or .gguf file, hf:ORG/NAME@REV, package:DIST/FILE or python:module:function"
 
@@ -43,16 +44,6 @@ class PythonFunction:
     source: str
     module: str
     function: str
-
-
-def cache_folder() -> Path:
-    """Where converted checkpoints and layer lists are kept; QEXPORT_CACHE overrides the platform's place."""
-    override = os.environ.get("QEXPORT_CACHE")
-    if override:
-        return Path(override)
-    import platformdirs
-
-    return platformdirs.user_cache_path("qexport")
 
 
 def models_folder() -> Path:

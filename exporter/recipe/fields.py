@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from exporter.errors import Place
+from exporter.folders import data_path, fetch_hint
 from exporter.recipe.document import (
     ListNode,
     MapNode,
@@ -191,15 +192,15 @@ class ModulePattern:
 
 @dataclass(frozen=True)
 class TextFile:
-    """A text file, relative to the recipe's folder, that exists and holds something."""
+    """A text file, relative to the recipe's folder or `data:NAME/FILE`, that exists and holds something."""
 
     def read(self, node: Node, where: str, problems: Problems) -> Path:
         """See Part.read."""
         name = Text(expected="the path of a text file").read(node, where, problems)
-        path = node.place.path.parent / name
+        path = data_path(name, node.place.path.parent)
         try:
             if not path.is_file():
-                raise refuse(problems, node.place, f"{where}: there is no file {path}")
+                raise refuse(problems, node.place, f"{where}: there is no file {path}{fetch_hint(path)}")
             if not _beginning(path).strip():
                 raise refuse(problems, node.place, f"{where}: the file {path} is empty; it must hold text")
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name, or not UTF-8

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from exporter.errors import Place
 from exporter.layers import KINDS, Kind
+from exporter.recipe.data_format import CALIBRATION, LANGUAGES, PARITY_DATA, PREPROCESSING
 from exporter.recipe.document import (
     MapNode,
     Node,
@@ -40,6 +41,7 @@ from exporter.recipe.types import (
     ModelSource,
     OnUnsupported,
     Parity,
+    Preprocessing,
     QuantisationGate,
     Rule,
     SchemeEntry,
@@ -50,10 +52,12 @@ from exporter.schemes import (
     GRANULARITIES,
     GROUP_SIZES,
     METHODS,
+    OBSERVERS,
     WEIGHTS,
     Activations,
     Granularity,
     Method,
+    Observer,
     QuantScheme,
     Weights,
 )
@@ -76,12 +80,15 @@ class SchemeDraft:
     symmetric: bool
     activations: Activations
     method: Method
+    observer: Observer
     place: Place
     group_place: Place
 
     def named(self, name: str) -> SchemeEntry:
         """The scheme under its name."""
-        scheme = QuantScheme(name, self.weights, self.group, self.symmetric, self.activations, self.method)
+        scheme = QuantScheme(
+            name, self.weights, self.group, self.symmetric, self.activations, self.method, self.observer
+        )
         return SchemeEntry(scheme, self.place, self.group_place)
 
 
@@ -171,13 +178,17 @@ def _scheme(
     symmetric: bool = True,
     activations: Activations = "float",
     method: Method = "mse",
+    observer: Observer = "minmax",
 ) -> SchemeDraft:
-    QuantScheme("", weights, group, symmetric, activations, method)  # raises ValueError for a wrong mix
+    # raises ValueError for a wrong mix
+    scheme = QuantScheme("", weights, group, symmetric, activations, method, observer)
     if weights == "float" and "group" in node.entries:
         raise ValueError("float weights have no group")
+    if "observer" in node.entries and not scheme.is_static:
+        raise ValueError(f"an observer measures ranges of static activations; these are {activations}")
     group_entry = node.entries.get("group")
     group_place = group_entry.node.place if group_entry else node.place
-    return SchemeDraft(weights, group, symmetric, activations, method, node.place, group_place)
+    return SchemeDraft(weights, group, symmetric, activations, method, observer, node.place, group_place)
 
 
 def _rule(
@@ -211,8 +222,14 @@ def _recipe(
     return RecipeDraft(name, model, schemes or {}, *rules, targets, on_unsupported, calibration, parity)
 
 
-def _model(node: MapNode, source: tuple[str, Place], task: Task) -> ModelSource:
-    return ModelSource(source[0], task, source[1])
+def _model(
+    node: MapNode,
+    source: tuple[str, Place],
+    task: Task,
+    preprocessing: Preprocessing | None = None,
+    languages: tuple[str, ...] = (),
+) -> ModelSource:
+    return ModelSource(source[0], task, source[1], preprocessing, languages)
 
 
 def _each_backend_once(targets: list[tuple[Target, Place]], where: str, problems: Problems) -> None:
@@ -249,7 +266,7 @@ def recipe_record(scheme_names: tuple[str, ...] | None) -> Record[RecipeDraft]:
                 "a layer that a target has no kernel for: stop, or keep it float on every target",
                 default="error",
             ),
-            "calibration": Field(_CALIBRATION, "text that activations are observed on"),
+            "calibration": Field(CALIBRATION, "samples that activations are observed on"),
             "targets": Field(
                 ListOf(Located(_TARGET), check=_each_backend_once), "runtimes to write for", required=True
             ),
@@ -292,12 +309,21 @@ _SCHEME = Record(
         ),
         "symmetric": Field(Boolean(), "true: no zero points", default=True),
         "activations": Field(
-            Choice(ACTIVATIONS), "dynamic-int8: the runtime quantises the layer's input too", default="float"
+            Choice(ACTIVATIONS),
+            "dynamic-int8: the runtime quantises the layer's input too; static-*: input and output are integers "
+            "whose ranges calibration measures",
+            default="float",
         ),
         "method": Field(
             Choice(METHODS),
             "how scales are found: mse searches for the least error, rtn covers the largest weight",
             default="mse",
+        ),
+        "observer": Field(
+            Choice(OBSERVERS),
+            "how the range of a static activation is found: all that was seen, all but the rarest values, the "
+            "least divergence of the histogram, or the least squared error",
+            default="minmax",
         ),
     },
 )
@@ -315,15 +341,10 @@ _MODEL = Record(
             "what the model does, by optimum's name; module for any torch.nn.Module of your own",
             required=True,
         ),
-    },
-)
-
-_CALIBRATION = Record(
-    lambda node, **values: Calibration(**values),
-    {
-        "text": Field(ListOf(TextFile()), "text files, relative to the recipe's folder", required=True),
-        "samples": Field(Integer(1, 100_000), "windows of text", default=128),
-        "seed": Field(Integer(0, 2**31 - 1), "which windows", default=0),
+        "preprocessing": Field(
+            PREPROCESSING, "what becomes of a picture first, for a model without a preprocessor_config.json"
+        ),
+        "languages": Field(LANGUAGES, "languages that the model is used in"),
     },
 )
 
@@ -391,5 +412,6 @@ _PARITY = Record(
         "quantisation": Field(_QUANTISATION, "the dequantised weights against the float model"),
         "text": Field(ListOf(TextFile()), "running text, relative to the recipe's folder"),
         "prompts": Field(ListOf(Text()), "prompts to continue"),
+        "data": Field(PARITY_DATA, "what the metrics of the task are measured on"),
     },
 )

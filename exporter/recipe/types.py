@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -16,7 +16,34 @@ from exporter.tasks import Task
 
 OnUnsupported = Literal["error", "float"]
 Dimension = int | Literal["*"]
+Channels = Literal["RGB", "BGR"]
+Resampling = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 ON_UNSUPPORTED: tuple[str, ...] = get_args(OnUnsupported)
+CHANNELS: tuple[str, ...] = get_args(Channels)
+RESAMPLING: tuple[str, ...] = get_args(Resampling)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What becomes of a picture before the model sees it, for a model that does not say so itself."""
+
+    size: tuple[int, int]  # height, width, pixels
+    crop: float | None = None  # share of the resized picture that is kept; None: both edges resized to size
+    rescale: float = 1 / 255
+    mean: tuple[float, ...] = (0.0,)  # of each channel, or one for all
+    std: tuple[float, ...] = (1.0,)
+    channels: Channels = "RGB"
+    resample: Resampling = "bilinear"
+    labels: Path | None = None
+
+    def __post_init__(self) -> None:
+        if any(value <= 0 for value in self.std):
+            raise ValueError(f"std is {list(self.std)}; each must be above 0")
+        counts = sorted({len(self.mean), len(self.std)} - {1})
+        if len(counts) > 1 or counts not in ([], [3]):
+            raise ValueError(
+                f"mean has {len(self.mean)} values and std {len(self.std)}; give one for all channels, or three"
+            )
 
 
 @dataclass(frozen=True)
@@ -26,6 +53,8 @@ class ModelSource:
     source: str  # a folder, hf:ORG/NAME@REV, package:DIST/FILE or python:module:function
     task: Task
     place: Place  # of the source
+    preprocessing: Preprocessing | None = None
+    languages: tuple[str, ...] = ()  # that the model is used in
 
 
 @dataclass(frozen=True)
@@ -70,12 +99,40 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """Text that activations are observed on."""
+class DataSource:
+    """A file or folder of samples; language and topic are those of all that does not name its own."""
 
-    text: tuple[Path, ...]
+    path: Path
+    language: str | None = None
+    topic: str | None = None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Samples that activations are observed on: of one medium, or tensors from a Python function."""
+
+    text: tuple[DataSource, ...] = ()
+    pictures: tuple[DataSource, ...] = ()
+    audio: tuple[DataSource, ...] = ()
+    python: str | None = None  # module:function
     samples: int = 128
     seed: int = 0
+    languages: Mapping[str, float] = field(default_factory=dict)  # name -> share of the samples
+    topics: Mapping[str, float] = field(default_factory=dict)
+    place: Place | None = None  # of `python`, else of the whole entry
+
+    def __post_init__(self) -> None:
+        given = [key for key in ("text", "pictures", "audio", "python") if getattr(self, key)]
+        if len(given) != 1:
+            found = f"here are {' and '.join(given)}" if given else "here is none"
+            raise ValueError(f"give one of text, pictures, audio, python; {found}")
+        if self.python and (self.languages or self.topics):
+            raise ValueError("tensors of a python function have no languages and no topics to take shares of")
+
+    @property
+    def sources(self) -> tuple[DataSource, ...]:
+        """The files and folders, whatever their medium."""
+        return self.text or self.pictures or self.audio
 
 
 @dataclass(frozen=True)
@@ -95,6 +152,48 @@ class QuantisationGate:
 
 
 @dataclass(frozen=True)
+class PictureSet:
+    """Pictures with labels; without a file of labels, a picture's folder is its label."""
+
+    folder: Path
+    labels: Path | None = None
+    samples: int | None = None  # None: all
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SpeechSet:
+    """Wav files with what is said in them."""
+
+    folder: Path
+    transcripts: Path | None = None
+    samples: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TextSet:
+    """Texts, with labels or expected outputs where their lines have them."""
+
+    files: tuple[DataSource, ...]
+    samples: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ParityData:
+    """What the metrics of a task are measured on."""
+
+    pictures: PictureSet | None = None
+    audio: SpeechSet | None = None
+    text: TextSet | None = None
+
+    def __post_init__(self) -> None:
+        if self.pictures is None and self.audio is None and self.text is None:
+            raise ValueError("give at least one of pictures, audio, text")
+
+
+@dataclass(frozen=True)
 class Parity:
     """Gates, and what they are measured on."""
 
@@ -102,6 +201,7 @@ class Parity:
     quantisation: QuantisationGate = QuantisationGate()
     text: tuple[Path, ...] = ()
     prompts: tuple[str, ...] = ()
+    data: ParityData | None = None
 
 
 @dataclass(frozen=True)

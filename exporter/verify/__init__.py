@@ -7,12 +7,14 @@ from pathlib import Path
 
 from exporter.memory import VerifyRoom
 from exporter.models.causal_lm import CausalLM, CausalLMSkeleton
+from exporter.models.encoder_decoder import EncoderDecoder, EncoderDecoderSkeleton
 from exporter.models.loading import Model
 from exporter.models.python_module import ModuleSkeleton, PythonModule
 from exporter.parity import Limits
 from exporter.recipe import Recipe
 from exporter.verify.material import material_for
 from exporter.verify.modules import verify_module
+from exporter.verify.seq2seq import verify_seq2seq
 from exporter.verify.text import Verified, verify_text
 
 __all__ = ["Verified", "verify_model"]
@@ -20,7 +22,7 @@ __all__ = ["Verified", "verify_model"]
 
 def verify_model(
     model: Model,
-    skeleton: CausalLMSkeleton | ModuleSkeleton,
+    skeleton: CausalLMSkeleton | ModuleSkeleton | EncoderDecoderSkeleton,
     folder: Path,
     recipe: Recipe,
     progress: Callable[[str, float], None],
@@ -37,6 +39,9 @@ def verify_model(
     if isinstance(model, PythonModule):
         assert isinstance(skeleton, ModuleSkeleton)
         return verify_module(model, skeleton, folder, recipe.targets, limits, progress)
+    if isinstance(model, EncoderDecoder):
+        assert isinstance(skeleton, EncoderDecoderSkeleton)
+        return verify_seq2seq(model, skeleton, folder, recipe, limits, progress)
     assert isinstance(model, CausalLM) and isinstance(skeleton, CausalLMSkeleton)
     material = material_for(model, recipe)
     return verify_text(model, skeleton, folder, recipe.targets, limits, material, progress, room)

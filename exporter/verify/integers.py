@@ -12,6 +12,7 @@ from exporter.backends.base import PackedLayer, unpacked
 from exporter.errors import ArtifactError, GateFailed
 from exporter.numerics import QuantizedTensor
 from exporter.schemes import QuantScheme
+from exporter.static.params import StaticPlan
 from exporter.targets import Target
 
 
@@ -43,6 +44,37 @@ def first_difference(
     return f"layer {extra[0]}: is quantised in the file, the plan keeps it float" if extra else None
 
 
+def static_difference(packed: Mapping[str, PackedLayer], plan: StaticPlan) -> str | None:
+    """`layer NAME: what is wrong` of the first static layer whose scales or zero points of activations are not the
+    plan's, or None."""
+    for name in plan.layers:
+        found = packed[name].static if name in packed else None
+        if found is None:
+            return f"layer {name}: is not between integers in the file, the plan says it is"
+        for what, pair, wanted in (
+            ("takes", found.input, plan.input_of(name)),
+            ("gives", found.output, plan.output_of(name)),
+        ):
+            if pair != (wanted.scale, wanted.zero_point):
+                return (
+                    f"layer {name}: what it {what} has scale and zero point {pair[0]:.9g}, {pair[1]}, the plan says "
+                    f"{wanted.scale:.9g}, {wanted.zero_point}"
+                )
+    return None
+
+
+def bias_difference(first: Mapping[str, PackedLayer], second: Mapping[str, PackedLayer]) -> str | None:
+    """`layer NAME: what is wrong` of the first static layer whose bias differs between two files, or None."""
+    for name, layer in first.items():
+        other = second.get(name)
+        if layer.static is None or other is None or other.static is None:
+            continue
+        a, b = layer.static.bias, other.static.bias
+        if (a is None) != (b is None) or (a is not None and b is not None and not np.array_equal(a, b)):
+            return f"layer {name}: the integers of the bias differ"
+    return None
+
+
 def integers_of(
     folder: Path, targets: Sequence[Target], schemes: Mapping[str, QuantScheme]
 ) -> Callable[[str], QuantizedTensor]:
@@ -66,7 +98,8 @@ def integers_of(
             f"{folder / first.folder}: {problem}; name the recipe that these files were made of"
         ) from None
     for other in others:
-        difference = first_difference(other.read_back(folder / other.folder), schemes, load)
+        found = other.read_back(folder / other.folder)
+        difference = first_difference(found, schemes, load) or bias_difference(packed, found)
         if difference:
             raise GateFailed(
                 f"{folder / other.folder}: does not hold the integers of {folder / first.folder}. "

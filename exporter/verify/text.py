@@ -36,6 +36,7 @@ from exporter.parity import (
     RungActivations,
     RungKind,
 )
+from exporter.parity.tasks import TaskReport
 from exporter.targets import Target
 from exporter.verify.continuing import Tokens, greedy, greedy_together
 from exporter.verify.layer_errors import layer_errors
@@ -65,6 +66,7 @@ class Verified:
     parity: ParityReport
     golden: dict[str, Any]
     notes: tuple[str, ...] = ()
+    tasks: TaskReport | None = None
 
 
 def verify_text(

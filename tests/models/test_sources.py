@@ -85,7 +85,7 @@ def test_hub_name_form():
 
 
 def test_cache_folder_can_be_moved(monkeypatch, tmp_path):
-    from exporter.models.sources import cache_folder
+    from exporter.folders import cache_folder
 
     monkeypatch.setenv("QEXPORT_CACHE", str(tmp_path))
     assert cache_folder() == tmp_path

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exporter.errors import RecipeError
-from exporter.recipe import Recipe, load_recipe, parse_recipe, recipe_json_schema
+from exporter.recipe import DataSource, Recipe, load_recipe, parse_recipe, recipe_json_schema
 from exporter.schemes import FLOAT, GROUP_SIZES, QuantScheme
 from exporter.targets import Target
 
@@ -212,7 +212,8 @@ def test_text_files_exist_and_hold_text(tmp_path: Path) -> None:
     path.write_text(GOOD + "calibration: {text: [good.txt], samples: 4}\n")
     calibration = load_recipe(path).calibration
     assert calibration is not None
-    assert (calibration.text, calibration.samples, calibration.seed) == ((tmp_path / "good.txt",), 4, 0)
+    assert calibration.text == (DataSource(tmp_path / "good.txt"),)
+    assert (calibration.samples, calibration.seed) == (4, 0)
 
     path.write_text(GOOD + "calibration: {text: [empty.txt, none.txt, latin.txt], samples: 0}\n")
     with pytest.raises(RecipeError) as caught:

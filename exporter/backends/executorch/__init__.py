@@ -12,12 +12,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from exporter.backends.base import ActivationMode, Backend, ModuleRunner, PackedLayer, Progress, TextRunner
+from exporter.backends.base import (
+    ActivationMode,
+    Backend,
+    ModuleRunner,
+    PackedLayer,
+    Progress,
+    Seq2SeqRunner,
+    TextRunner,
+)
 from exporter.backends.executorch import capabilities
 from exporter.errors import ArtifactError
 from exporter.layers import CacheShape, LayerInfo
 from exporter.schemes import QuantScheme
 from exporter.targets import Target
+from exporter.tasks import SPECS
 
 if TYPE_CHECKING:
     from exporter.models.skeleton import Skeleton
@@ -59,6 +68,10 @@ class ExecuTorchBackend:
 
         Raises TraceError when torch.export refuses the model, LoweringError when the delegate does.
         """
+        if SPECS[skeleton.task].family == "encoder-decoder":
+            from exporter.backends.executorch.seq2seq_lowering import lower_seq2seq
+
+            return lower_seq2seq(skeleton, target, folder, PROGRAM_FILE, progress)
         from exporter.backends.executorch import lowering
 
         return lowering.lower(skeleton, target, folder, PROGRAM_FILE, progress)
@@ -71,6 +84,12 @@ class ExecuTorchBackend:
         from exporter.backends.executorch import running
 
         return running.ExecuTorchText(self._path(folder, activations))
+
+    def open_seq2seq(self, folder: Path, activations: ActivationMode = "as-shipped") -> Seq2SeqRunner:
+        """An encoder-decoder model in ExecuTorch's runtime; raises like open_text."""
+        from exporter.backends.executorch.seq2seq_running import open_seq2seq
+
+        return open_seq2seq(self._path(folder, activations))
 
     def open_module(self, folder: Path, activations: ActivationMode = "as-shipped") -> ModuleRunner:
         """Any other model in ExecuTorch's runtime; raises like open_text."""

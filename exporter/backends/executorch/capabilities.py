@@ -23,8 +23,13 @@ def unsupported(layer: LayerInfo, scheme: QuantScheme, target: Target) -> str | 
         return f"delegate {target.delegate!r} is not known; there is: {', '.join(DELEGATES)}"
     if scheme.is_float:
         return None
-    if layer.kind == "conv":
-        return "quantised convolutions are not lowered to XNNPACK yet; set `scheme: float` for this layer"
+    if scheme.is_static:
+        return _unsupported_static(layer, scheme)
+    if layer.kind == "conv" and not layer.pointwise:
+        return (
+            "a convolution of several places is quantised with static activations only: XNNPACK has no kernel with "
+            "8-bit weights and float input; set `activations: static-int8`, or `scheme: float` for this layer"
+        )
     if scheme.bits == 4 and layer.shape[1] % 2:
         return (
             f"ExecuTorch packs two int4 weights into a byte and {layer.shape[1]} input features are odd; "
@@ -36,6 +41,30 @@ def unsupported(layer: LayerInfo, scheme: QuantScheme, target: Target) -> str | 
     if reason is not None and layer.tied_to is not None:
         reason += f" for {layer.tied_to}, whose table this layer shares"
     return reason
+
+
+def _unsupported_static(layer: LayerInfo, scheme: QuantScheme) -> str | None:
+    """Why XNNPACK's qs8 kernels do not take this layer, or None."""
+    if layer.kind == "embedding":
+        return "an embedding takes token ids, which have no range; set `activations: float`"
+    if scheme.activations != "static-int8":
+        return (
+            f"XNNPACK is reached with signed 8-bit activations only, not {scheme.activations}; set `activations: "
+            "static-int8`"
+        )
+    if scheme.bits != 8 or isinstance(scheme.group, int):
+        return (
+            "XNNPACK's qs8 kernels take 8-bit weights with a scale per channel or tensor; set `weights: int8` and "
+            "`group: channel`, or `activations: float` for int4"
+        )
+    if not scheme.symmetric:
+        return "XNNPACK's qs8 kernels take weights without zero points; set `symmetric: true`"
+    if layer.kind == "conv" and len(layer.shape) != 4:
+        return (
+            "XNNPACK is reached with integers by convolutions over height and width only; set `scheme: float` for this "
+            "layer"
+        )
+    return None
 
 
 def _unsupported_linear(scheme: QuantScheme) -> str | None:
@@ -57,14 +86,13 @@ def _unsupported_linear(scheme: QuantScheme) -> str | None:
 def layer_bytes(layer: LayerInfo, scheme: QuantScheme, target: Target) -> int:
     """Bytes of the layer's weight, scales and zero points in model.pte.
 
-    A table and scales that an embedding and a tied lm_head share are stored once and counted for the
-    embedding.
+    A table and scales that layers share are stored once and counted for the first of them.
     """
     rows, columns = layer.shape[0], layer.parameters // layer.shape[0]
     weights = layer.parameters * scheme.bits // 8
     if scheme.is_float:
         return 0 if layer.tied_to is not None else weights
-    if layer.kind == "linear" and layer.tied_to is not None:
+    if layer.tied_to is not None:
         return 0
     scales = rows * scheme.groups(columns)  # one per row for `group: tensor` too: no kernel takes less
     width = 2 if has_narrow_scales(scheme) else 4

@@ -136,7 +136,8 @@ def _levels(graph: torch.fx.Graph, constants: Constants) -> dict[torch.fx.Node, 
                 before, is_inside = levels[source]
                 level = max(level, before + (delegated and not is_inside))
             elif source in touched:
-                level = max(level, touched[source])
+                # what was written outside at that level is read by a piece of the next one
+                level = max(level, touched[source] + delegated)
         levels[node] = (level, delegated)
         if _is_cache_operator(node):  # what writes and reads a buffer keeps its order
             touched |= {

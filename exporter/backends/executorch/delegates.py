@@ -295,6 +295,15 @@ def _reshape(graph: DelegateGraph, node: torch.fx.Node) -> None:
     graph.append(schema.XNNStaticReshape(len(shape), shape, source, graph.result(node), 0))
 
 
+def _matmul(graph: DelegateGraph, node: torch.fx.Node) -> None:
+    left, right = (_operand(graph, source) for source in node.args)
+    graph.append(schema.XNNBatchMatrixMultiply(left, right, graph.result(node), 0))
+
+
+def _softmax(graph: DelegateGraph, node: torch.fx.Node) -> None:
+    graph.append(schema.XNNSoftmax(_operand(graph, node.args[0]), graph.result(node), 0))
+
+
 def _transpose(graph: DelegateGraph, node: torch.fx.Node) -> None:
     axes = list(range(node.meta["val"].dim()))
     first, second = (int(axis) for axis in node.args[1:3])  # type: ignore[arg-type]
@@ -352,6 +361,8 @@ _WRITERS: dict[Any, Callable[[DelegateGraph, torch.fx.Node], None]] = {
     _aten.transpose.int: _transpose,
     _aten.cat.default: _concatenate,
     _aten.linear.default: _float_linear,
+    _aten.matmul.default: _matmul,
+    _aten.softmax.int: _softmax,
     _qexport.mean_last.default: _mean_last,
     _qexport.slice_axis.default: _slice_axis,
     _qexport.planned_linear.default: _planned_linear,
@@ -362,6 +373,15 @@ def _all_constants(node: torch.fx.Node, constants: Container[torch.fx.Node]) -> 
     return all(source in constants for source in node.all_input_nodes[1:])
 
 
+def _same_batch(node: torch.fx.Node, constants: Container[torch.fx.Node]) -> bool:
+    left, right = (source.meta["val"].shape for source in node.args)  # type: ignore[union-attr]
+    return len(left) == len(right) >= 3 and left[:-2] == right[:-2]
+
+
+def _over_last(node: torch.fx.Node, constants: Container[torch.fx.Node]) -> bool:
+    return node.args[1] in (-1, node.meta["val"].dim() - 1)
+
+
 _CHECKS: dict[Any, Callable[[torch.fx.Node, Container[torch.fx.Node]], bool]] = {
     _aten.add.Tensor: lambda node, constants: not node.kwargs,
     _aten.sub.Tensor: lambda node, constants: not node.kwargs,
@@ -370,5 +390,7 @@ _CHECKS: dict[Any, Callable[[torch.fx.Node, Container[torch.fx.Node]], bool]] = 
     _aten.clamp.default: lambda node, constants: not node.kwargs,
     _aten.cat.default: lambda node, constants: 2 <= len(node.args[0]) <= _MAX_PIECES,  # type: ignore[arg-type]
     _aten.linear.default: _all_constants,
+    _aten.matmul.default: _same_batch,
+    _aten.softmax.int: _over_last,
     _aten.reshape.default: lambda node, constants: all(isinstance(size, int) for size in node.args[1]),  # type: ignore[union-attr]
 }

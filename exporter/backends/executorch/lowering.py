@@ -33,10 +33,12 @@ from exporter.backends.executorch.operators import planned_layers
 from exporter.backends.executorch.reading import TABLES_METHOD
 from exporter.backends.executorch.running import missing_kernels
 from exporter.backends.executorch.simplifying import simplify
+from exporter.backends.executorch.static import with_float_biases
 from exporter.backends.executorch.xnnpack import make_partitioner
 from exporter.errors import LoweringError, QexportError, TraceError
 from exporter.models.layer_list import cache_shapes
-from exporter.models.skeleton import Skeleton
+from exporter.models.skeleton import Skeleton, static_plan
+from exporter.static.graph import with_integers
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -165,7 +167,9 @@ def _trace(
     if skeleton.task == "module":
         module = skeleton.build(make_layer)
         progress("tracing", 0.1)
-        return _export(module, skeleton.example_inputs, skeleton.dynamic_shapes), _table_names(module)
+        program = _export(module, skeleton.example_inputs, skeleton.dynamic_shapes)
+        schemes = {name: planned.scheme for name, planned in skeleton.layers.items()}
+        return with_float_biases(with_integers(program, schemes, static_plan(skeleton))), _table_names(module)
     model = skeleton.build(make_layer, attention=ATTENTION_NAME)
     wrapper = CausalLanguageModel(model, skeleton.config, target).eval()
     tokens = torch.zeros(1, _TRACED_TOKENS, dtype=torch.long)

@@ -39,6 +39,11 @@ def planned_layer(name: str) -> PlannedLayer:
     return _layers[name]
 
 
+def planned_names() -> tuple[str, ...]:
+    """Module paths of all layers known, within planned_layers()."""
+    return tuple(_layers)
+
+
 @torch.library.custom_op("qexport::planned_linear", mutates_args=())
 def planned_linear(x: torch.Tensor, layer: str, out_features: int) -> torch.Tensor:
     """(…, in) float32 -> (…, out) float32, with the integers of the plan's layer."""

@@ -17,6 +17,7 @@ import struct
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from numpy.typing import NDArray
 
 from exporter.backends.base import PackedLayer
 from exporter.backends.executorch.modules import swap_pairs
+from exporter.backends.executorch.static_reading import exact_scales, is_static, static_layers
 from exporter.errors import ArtifactError
 from exporter.numerics import canonical_granularity, unpack_int4
 
@@ -50,9 +52,11 @@ class DelegateGraph:
     constant_keys: list[str]
 
     def filters(self) -> Iterator[dict[str, Any]]:
-        """The quantised weight of each fully-connected node."""
+        """The quantised weight of each fully-connected node that takes float or dynamic activations."""
         for node in self.nodes:
             if node["xnode_union_type"] == "XNNFullyConnected":
+                if is_static(self.values[node["xnode_union"]["input1_id"]]):
+                    continue
                 value = self.values[node["xnode_union"]["filter_id"]]
                 if value["xvalue_union_type"] == "XNNQuantizedTensorValue":
                     yield value["xvalue_union"]
@@ -82,7 +86,7 @@ class ProgramFile:
         if named is None or key not in named.pte_data:
             raise ArtifactError(f"{self.path}: the constant {key!r} is missing; {_AGAIN}")
         data = bytes(named.buffers[named.pte_data[key].buffer_index])
-        name, _, digest = key.rpartition(":")
+        name, _, digest = key.rpartition(":" if ":" in key else "_")  # scale_HASH: of ExecuTorch's own visitors
         if hashlib.sha256(data).hexdigest() != digest:
             raise ArtifactError(f"{self.path}: the bytes of {name} are not those that were written; {_AGAIN}")
         return name, data
@@ -123,6 +127,8 @@ def read_layers(path: Path) -> dict[str, PackedLayer]:
         for weight in graph.filters():
             layer = _linear(file, graph, weight)
             layers[layer.name] = layer
+        for layer in static_layers(graph.nodes, graph.values, partial(_constant_of, file, graph)):
+            layers[layer.name] = layer
     for layer in _tables(file):
         layers[layer.name] = layer
     return layers
@@ -156,8 +162,14 @@ def _parse_graph(payload: bytes, folder: Path) -> DelegateGraph:
     # flatc writes the bounds of a fused activation as inf, Python's json reads Infinity
     text = re.sub(r"(:\s*-?)inf\b", r"\1Infinity", (folder / "graph.json").read_text())
     graph = json.loads(text)
+    for number, scale in exact_scales(binary.read_bytes()).items():
+        graph["xvalues"][number]["xvalue_union"]["quant_params"]["scale"] = scale
     keys = [entry.get("named_key", "") for entry in graph["constant_data"]]
     return DelegateGraph(graph["xvalues"], graph["xnodes"], keys)
+
+
+def _constant_of(file: ProgramFile, graph: DelegateGraph, number: int) -> tuple[str, bytes]:
+    return file.named_constant(graph.constant_keys[number])
 
 
 def _linear(file: ProgramFile, graph: DelegateGraph, weight: dict[str, Any]) -> PackedLayer:

@@ -16,12 +16,14 @@ from exporter.backends.base import (
     ModuleRunner,
     PackedLayer,
     Progress,
+    Seq2SeqRunner,
     Target,
     TextRunner,
 )
 from exporter.backends.ort import capabilities
 from exporter.layers import CacheShape, LayerInfo
 from exporter.schemes import QuantScheme
+from exporter.tasks import SPECS
 
 if TYPE_CHECKING:
     from exporter.models.skeleton import Skeleton
@@ -60,6 +62,10 @@ class OrtBackend:
         self, skeleton: Skeleton, target: Target, folder: Path, progress: Progress
     ) -> Mapping[str, object]:
         """Write the folder. Raises TraceError, LoweringError."""
+        if SPECS[skeleton.task].family == "encoder-decoder":
+            from exporter.backends.ort.seq2seq import lower_seq2seq
+
+            return lower_seq2seq(skeleton, target, folder, progress)
         from exporter.backends.ort.lowering import lower
 
         return lower(skeleton, target, folder, progress)
@@ -69,6 +75,12 @@ class OrtBackend:
         from exporter.backends.ort.running import open_text
 
         return open_text(folder, activations)
+
+    def open_seq2seq(self, folder: Path, activations: ActivationMode = "as-shipped") -> Seq2SeqRunner:
+        """Open an encoder-decoder model. Raises ArtifactError."""
+        from exporter.backends.ort.seq2seq_running import open_seq2seq
+
+        return open_seq2seq(folder, activations)
 
     def open_module(self, folder: Path, activations: ActivationMode = "as-shipped") -> ModuleRunner:
         """Open any other model. Raises ArtifactError."""

@@ -58,6 +58,8 @@ def block_size(scheme: QuantScheme, in_features: int) -> int | None:
 
 def required_runtime(layer: LayerInfo, scheme: QuantScheme) -> tuple[tuple[int, ...], str]:
     """Oldest ONNX Runtime for a quantised layer, and the operator and reason in words."""
+    if scheme.is_static:
+        return OLDEST_RUNTIME, "QuantizeLinear and DequantizeLinear"
     if layer.kind == "embedding":
         block = block_size(scheme, layer.shape[1])
         odd = block is not None and (layer.shape[1] // block) % 2 == 1
@@ -88,8 +90,13 @@ def unsupported(layer: LayerInfo, scheme: QuantScheme, target: Target) -> str | 
             return problem
     if scheme.is_float:
         return None
-    if layer.kind == "conv":
-        return "quantised convolutions are not built for ONNX Runtime; use a float scheme"
+    if scheme.is_static:
+        return _unsupported_static(layer, scheme)
+    if layer.kind == "conv" and not layer.pointwise:
+        return (
+            "a convolution of several places is quantised with static activations only: MatMulNBits, which takes"
+            " float or dynamic ones, multiplies matrices; set activations: static-int8, or use a float scheme"
+        )
     in_features = layer.shape[1]
     if block_size(scheme, in_features) is None:
         if isinstance(scheme.group, int):
@@ -104,6 +111,25 @@ def unsupported(layer: LayerInfo, scheme: QuantScheme, target: Target) -> str | 
     return None
 
 
+def _unsupported_static(layer: LayerInfo, scheme: QuantScheme) -> str | None:
+    """Why QLinearConv and QGemm do not take this layer, or None."""
+    if layer.kind == "embedding":
+        return "an embedding takes token ids, which have no range; set activations: float"
+    if scheme.activations == "static-int16":
+        return (
+            "ONNX Runtime's CPU has no integer kernel for 16-bit activations: the layer would run in float between"
+            " conversions; set activations: static-int8"
+        )
+    if scheme.bits != 8 or isinstance(scheme.group, int):
+        return (
+            "integer convolutions and products take 8-bit weights with a scale per channel or tensor; set weights:"
+            " int8 and group: channel, or activations: float for int4"
+        )
+    if not scheme.symmetric:
+        return "integer convolutions take weights without zero points; set symmetric: true"
+    return None
+
+
 def _runtime_problem(layer: LayerInfo, scheme: QuantScheme, min_runtime: str) -> str | None:
     """Why the oldest runtime that the target allows is too old, or None."""
     version = parse_version(min_runtime)
@@ -114,7 +140,7 @@ def _runtime_problem(layer: LayerInfo, scheme: QuantScheme, min_runtime: str) ->
             f"min_runtime {min_runtime} is older than {show_version(OLDEST_RUNTIME)}, the oldest ONNX Runtime"
             " that was tried; raise min_runtime"
         )
-    if scheme.is_float or layer.kind == "conv":
+    if scheme.is_float or (layer.kind == "conv" and not layer.pointwise):
         return None
     oldest, reason = required_runtime(layer, scheme)
     if version < oldest:
@@ -127,7 +153,7 @@ def _runtime_problem(layer: LayerInfo, scheme: QuantScheme, min_runtime: str) ->
 
 def _older_scheme(layer: LayerInfo, scheme: QuantScheme) -> str:
     """What an older runtime takes instead."""
-    if layer.kind == "linear":
+    if layer.kind != "embedding":
         return "int4 weights"
     if scheme.bits == 4 and not scheme.symmetric:
         return "a symmetric scheme"
@@ -154,10 +180,12 @@ def layer_bytes(layer: LayerInfo, scheme: QuantScheme, target: Target) -> int:
         return 0
     if scheme.is_float:
         return layer.parameters * 4
-    block = block_size(scheme, layer.shape[1])
+    rows, in_features = layer.shape[0], layer.parameters // layer.shape[0]
+    if scheme.is_static:  # a scale and a zero point for each row, and a scale for its bias
+        return layer.parameters + rows * (2 * _SCALE_BYTES + 1)
+    block = block_size(scheme, in_features)
     if block is None:
         raise ValueError(f"{layer.name}: no block of ONNX Runtime stores {scheme.describe()}")
-    rows, in_features = layer.shape
     blocks = in_features // block
     zero_points = 0 if scheme.symmetric else -(-blocks * scheme.bits // 8)
     return rows * (in_features * scheme.bits // 8 + blocks * _SCALE_BYTES + zero_points)

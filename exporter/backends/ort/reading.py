@@ -16,6 +16,7 @@ from onnx import numpy_helper
 from exporter.backends.base import PackedLayer
 from exporter.backends.ort.names import members
 from exporter.backends.ort.packing import unpack_codes
+from exporter.backends.ort.static_reading import static_layers
 from exporter.backends.ort.storage import DATA, MODEL
 from exporter.errors import ArtifactError
 from exporter.numerics import canonical_granularity
@@ -34,25 +35,38 @@ class _Stored:
 
 
 def read_back(folder: Path) -> dict[str, PackedLayer]:
-    """Every quantised layer by module path. Raises ArtifactError for a missing or damaged file."""
-    path = folder / MODEL
+    """Every quantised layer by module path, over all graphs of the folder. Raises ArtifactError for a missing
+    or damaged file."""
+    counted: set[tuple[int, int]] = set()
+    layers: dict[str, PackedLayer] = {}
+    with _mapped(folder / DATA) as data:
+        for path in sorted(folder.glob("*.onnx")) or [folder / MODEL]:
+            for layer in _layers(path, data, counted):
+                # a layer that several programs use is counted where it was met first
+                layers.setdefault(layer.name, layer)
+    return layers
+
+
+def _layers(path: Path, data: mmap.mmap, counted: set[tuple[int, int]]) -> Iterator[PackedLayer]:
+    """The quantised layers of one graph."""
     try:
         model = onnx.load(path, load_external_data=False)
     except (OSError, DecodeError) as problem:
         raise ArtifactError(f"{path}: cannot be read ({problem})") from problem
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
-    counted: set[tuple[int, int]] = set()
-    layers: dict[str, PackedLayer] = {}
-    with _mapped(folder / DATA) as data:
-        for node in model.graph.node:
-            if node.op_type not in _PLACES or node.domain != "com.microsoft":
-                continue
-            parts: list[_Stored | None] = []
-            for place in _PLACES[node.op_type]:
-                name = node.input[place] if place < len(node.input) else ""
-                parts.append(_stored(initializers[name], data, folder) if name else None)
-            layers |= {layer.name: layer for layer in _unpack(node, parts, counted)}
-    return layers
+    for node in model.graph.node:
+        if node.op_type not in _PLACES or node.domain != "com.microsoft":
+            continue
+        parts: list[_Stored | None] = []
+        for place in _PLACES[node.op_type]:
+            name = node.input[place] if place < len(node.input) else ""
+            parts.append(_stored(initializers[name], data, path.parent) if name else None)
+        yield from _unpack(node, parts, counted)
+
+    def load(name: str) -> NDArray[np.generic]:
+        return _stored(initializers[name], data, path.parent).array
+
+    yield from static_layers(model, load, str(path))
 
 
 def _unpack(

@@ -93,14 +93,17 @@ def open_module(folder: Path, activations: ActivationMode = "as-shipped") -> Ort
 
 
 def open_session(
-    folder: Path, activations: ActivationMode = "as-shipped", extra_outputs: Sequence[str] = ()
+    folder: Path,
+    activations: ActivationMode = "as-shipped",
+    extra_outputs: Sequence[str] = (),
+    name: str = MODEL,
 ) -> onnxruntime.InferenceSession:
-    """A session on folder/model.onnx, its weights memory mapped.
+    """A session on one graph of the folder, its weights memory mapped.
 
     `float` sets every MatMulNBits' accuracy_level to 0; `extra_outputs` are values of the graph to
     return besides its own outputs. Both change a copy of the small proto in memory, never the folder.
     """
-    path = folder / MODEL
+    path = folder / name
     if not path.is_file():
         raise ArtifactError(f"{path}: not found; export with the target onnxruntime first")
     options = onnxruntime.SessionOptions()

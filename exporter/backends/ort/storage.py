@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,18 +21,25 @@ _PAGED_FROM = 1 << 16
 _INLINE_BELOW = 1024
 
 
-def write(model: ir.Model, folder: Path, external: set[str], progress: Progress) -> None:
-    """Write the model with its weights outside. `external` names the initializers of quantised layers,
-    which go outside whatever their size, so that a plan can count them.
+def write(model: ir.Model, folder: Path, external: set[str], progress: Progress, name: str = MODEL) -> None:
+    """Write one model with its weights outside. `external` names the initializers of quantised layers,
+    which go outside whatever their size, so that a plan can count them."""
+    write_all({name: (model, external)}, folder, progress)
 
-    Initializers that share memory (a tied table seen by two operators) share their place in the file.
+
+def write_all(models: Mapping[str, tuple[ir.Model, set[str]]], folder: Path, progress: Progress) -> None:
+    """Write models by file name, all weights in one file; see write.
+
+    Initializers that share memory (a tied table seen by two operators, or by two models) share their place.
     """
-    initializers = list(_in_order_of_use(model.graph))
-    total = sum(value.const_value.nbytes for value in initializers if value.const_value is not None)
+    found = [
+        (value, external) for model, external in models.values() for value in _in_order_of_use(model.graph)
+    ]
+    total = sum(value.const_value.nbytes for value, _ in found if value.const_value is not None)
     places: dict[tuple[int, int], int] = {}
     written = 0
     with (folder / DATA).open("wb") as file:
-        for value in initializers:
+        for value, external in found:
             tensor = value.const_value
             if tensor is None or value.name is None:
                 continue
@@ -55,7 +62,8 @@ def write(model: ir.Model, folder: Path, external: set[str], progress: Progress)
             )
             written += tensor.nbytes
             progress("writing weights", written / max(total, 1))
-    ir.save(model, folder / MODEL)
+    for name, (model, _) in models.items():
+        ir.save(model, folder / name)
 
 
 def _in_order_of_use(graph: ir.Graph) -> Iterator[ir.Value]:

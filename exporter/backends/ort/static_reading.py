@@ -1,0 +1,56 @@
+"""Static layers out of a written graph: convolutions and products between dequantize and quantize nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from exporter.backends.base import PackedLayer, PackedStatic
+from exporter.errors import ArtifactError
+from exporter.numerics import canonical_granularity
+
+_PRODUCTS = ("Conv", "Gemm", "MatMul")
+Load = Callable[[str], NDArray[np.generic]]  # an initializer by its name
+
+
+def static_layers(model: onnx.ModelProto, load: Load, where: str) -> Iterator[PackedLayer]:
+    """Every static layer of one graph. Raises ArtifactError where a layer's integers reach it by another way."""
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    makers = {output: node for node in model.graph.node for output in node.output}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    for node in model.graph.node:
+        weight = makers.get(node.input[1]) if node.op_type in _PRODUCTS and len(node.input) > 1 else None
+        if weight is None or weight.op_type != "DequantizeLinear" or weight.input[0] not in initializers:
+            continue
+        source = makers.get(node.input[0])
+        ends = readers.get(node.output[0], [])
+        if source is None or source.op_type != "DequantizeLinear" or [n.op_type for n in ends] != ["QuantizeLinear"]:
+            raise ArtifactError(
+                f"{where}: layer {node.name} does not stand between integers; the file was changed after it was written"
+            )
+        bias = makers.get(node.input[2]) if len(node.input) > 2 else None
+        codes = None if bias is None else load(bias.input[0]).astype(np.int32)
+        yield _layer(node, weight, load, PackedStatic(_pair(source, load), _pair(ends[0], load), codes), bias)
+
+
+def _pair(node: onnx.NodeProto, load: Load) -> tuple[float, int]:
+    """Scale and zero point of a quantize or dequantize node."""
+    return float(load(node.input[1]).reshape(-1)[0]), int(load(node.input[2]).reshape(-1)[0])
+
+
+def _layer(
+    node: onnx.NodeProto, weight: onnx.NodeProto, load: Load, static: PackedStatic, bias: onnx.NodeProto | None
+) -> PackedLayer:
+    stored = load(weight.input[0])
+    values = np.ascontiguousarray(stored.reshape(len(stored), -1), np.int8)
+    scales = np.ascontiguousarray(load(weight.input[1]), np.float32).reshape(-1, 1)
+    parts = [*weight.input, *(bias.input[1:] if bias is not None else ())]
+    size = sum(load(name).nbytes for name in parts if name)
+    scales, _, group = canonical_granularity(scales, None, values.shape[1])
+    return PackedLayer(node.name, 8, group, values, scales, None, size, static)

@@ -1,0 +1,98 @@
+"""The PyTorch side of a model with static layers: the same program, with the same integers, that runtimes lower."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from exporter.errors import TraceError, first_line
+from exporter.models.activations import fake_quantize_activations
+from exporter.models.skeleton import PlannedLayer, Skeleton, static_plan
+from exporter.static.graph import with_integers
+from exporter.static.naming import operator_name
+
+Run = Callable[..., Any]
+_DISTURBANCE = 1e-6  # relative; float32 arithmetic in another order does as much
+_SEED = 0
+
+
+class _Plain(torch.nn.Module):
+    """A layer with float or dynamic activations, its weight what the integers stand for."""
+
+    def __init__(self, planned: PlannedLayer, rounds: bool) -> None:
+        super().__init__()
+        self.rounds = rounds and planned.scheme.activations == "dynamic-int8"
+        self.register_buffer("held", torch.from_numpy(planned.load().dequantized()))
+        self.register_buffer("shift", planned.bias)
+        self.is_table = planned.info.kind == "embedding"
+        self.held: torch.Tensor
+        self.shift: torch.Tensor | None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """As nn.Linear or nn.Embedding."""
+        if self.is_table:
+            return torch.nn.functional.embedding(x, self.held)
+        x = fake_quantize_activations(x) if self.rounds else x
+        return torch.nn.functional.linear(x, self.held, self.shift)
+
+
+class StaticReference:
+    """The program with integers between its static layers, run by PyTorch."""
+
+    def __init__(self, skeleton: Skeleton, rounds_dynamic: bool) -> None:
+        """`rounds_dynamic`: whether layers with dynamic-int8 round their inputs. Raises TraceError."""
+        module = skeleton.build(lambda planned: _Plain(planned, rounds_dynamic))
+        try:
+            with torch.no_grad():
+                program = torch.export.export(
+                    module, skeleton.example_inputs, dynamic_shapes=skeleton.dynamic_shapes, strict=False
+                )
+        except Exception as problem:  # torch.export raises many types
+            raise TraceError(
+                f"torch.export refused the model: {first_line(problem)} (--debug shows where)"
+            ) from problem
+        schemes = {name: planned.scheme for name, planned in skeleton.layers.items()}
+        plan = static_plan(skeleton)
+        integers = with_integers(program, schemes, plan)
+        self._module = integers.module()
+        self.output_step = _output_step(integers)
+
+    def __call__(self, *inputs: torch.Tensor) -> Any:
+        """Run it."""
+        return self._module(*inputs)
+
+    def disturbed(self, seed: int) -> Run:
+        """The same, every value off by a float32 rounding or so before it is rounded to a code."""
+        return _Disturbed(self._module, torch.Generator().manual_seed(_SEED + seed)).run
+
+
+class _Disturbed(torch.fx.Interpreter):
+    """Multiplies what is about to become integers by 1 + noise."""
+
+    def __init__(self, module: Any, generator: torch.Generator) -> None:
+        super().__init__(module)
+        self._generator = generator
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        """See torch.fx.Interpreter."""
+        if n.op == "call_function" and operator_name(n) == "quantize_per_tensor":
+            args, kwargs = self.fetch_args_kwargs_from_env(n)
+            value = args[0]
+            noise = torch.randn(value.shape, generator=self._generator)
+            return self.call_function(n.target, (value * (1 + _DISTURBANCE * noise), *args[1:]), kwargs)
+        return super().run_node(n)
+
+
+def _output_step(program: torch.export.ExportedProgram) -> float:
+    """The largest step between two values of an output that comes straight from integers; 0 where none does."""
+    output = next(node for node in program.graph.nodes if node.op == "output")
+    steps = [
+        float(node.args[1])  # type: ignore[arg-type]
+        for node in output.args[0]  # type: ignore[union-attr]
+        if isinstance(node, torch.fx.Node)
+        and node.op == "call_function"
+        and operator_name(node) == "dequantize_per_tensor"
+    ]
+    return max(steps, default=0.0)

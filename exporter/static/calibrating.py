@@ -1,0 +1,203 @@
+"""Ranges of a program's values on samples: the float program runs, and every value that will be integers is looked at.
+
+The samples are a stream that can be begun again: once for the smallest and largest values, and once more where an
+observer wants a histogram within them. Memory is one sample's run and one histogram for each value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.export import ExportedProgram
+
+from exporter.errors import QexportError, first_line
+from exporter.static.observers import ENOUGH_SAMPLES, OBSERVERS, ChannelMeans, Extent, Histogram
+from exporter.static.params import LayerValues, StaticPlan, params_for
+from exporter.static.placing import Placement
+
+Sample = tuple[torch.Tensor, ...]
+Samples = Callable[[], Iterable[Sample]]
+Observing = Extent | Histogram | ChannelMeans
+_FORMAT = 1  # of the cache; raise where the same samples would give other ranges
+
+
+def calibrate(
+    program: ExportedProgram,
+    placement: Placement,
+    samples: Samples,
+    identity: str,
+    cache: Path | None,
+    progress: Callable[[str, float], None],
+) -> tuple[StaticPlan, tuple[str, ...]]:
+    """Scales and zero points of every value that `placement` holds as integers, and what a person should know.
+
+    `program` is the float one, `identity` a hash of its weights; results are kept in the folder `cache` by that
+    and the samples' content. Raises QexportError for samples that the program does not take, or values that are
+    not finite.
+    """
+    digest, count = _content(samples)
+    notes = tuple(_too_few(placement, count))
+    key = _key(placement, identity, digest)
+    place = cache / "ranges" / f"{key}.json" if cache else None
+    kept = _read(place) if place else None
+    if kept is not None:
+        return kept, notes
+    plan = _measure(program, placement, samples, count, progress)
+    if place is not None:
+        _write(place, plan)
+    return plan, notes
+
+
+def _measure(
+    program: ExportedProgram,
+    placement: Placement,
+    samples: Samples,
+    count: int,
+    progress: Callable[[str, float], None],
+) -> StaticPlan:
+    names = sorted(set(placement.integer.values()))
+    extents = {name: Extent() for name in names}
+    means = {layer: ChannelMeans(1 if placement.convolves[layer] else -1) for layer in placement.layers}
+    takers: dict[str, list[Observing]] = {name: [extent] for name, extent in extents.items()}
+    for layer, (source, _) in placement.layers.items():
+        takers[source].append(means[layer])
+    counting = [name for name in names if placement.observers[name] != "minmax"]
+    total = count * (2 if counting else 1)
+    watch = _watched(placement)
+    module = program.module()
+    for number, sample in enumerate(samples(), start=1):
+        _run(module, sample, watch, takers, number)
+        progress("ranges", number / total)
+    histograms = {name: Histogram(extents[name]) for name in names}
+    if counting:
+        wanted = {node: name for node, name in watch.items() if name in counting}
+        for number, sample in enumerate(samples(), start=1):
+            _run(module, sample, wanted, {name: [histograms[name]] for name in counting}, number)
+            progress("histograms", (count + number) / total)
+    ranges = {
+        name: OBSERVERS[placement.observers[name]](histograms[name], placement.codes) for name in names
+    }
+    for group in placement.alike:
+        low = min(ranges[name][0] for name in group)
+        high = max(ranges[name][1] for name in group)
+        ranges.update(dict.fromkeys(group, (low, high)))
+    return StaticPlan(
+        {name: params_for(*ranges[name], placement.codes) for name in names},
+        {layer: LayerValues(*pair) for layer, pair in placement.layers.items()},
+        {layer: found.means for layer, found in means.items()},
+    )
+
+
+def _watched(placement: Placement) -> dict[str, str]:
+    """Name of the node whose result is the value -> name of the value."""
+    clamp_of = {producer: clamp for clamp, producer in placement.clamps.items()}
+    return {clamp_of.get(node, node).name: name for node, name in placement.integer.items()}
+
+
+class _Watching(torch.fx.Interpreter):
+    """Runs a program and shows the results of some of its nodes."""
+
+    def __init__(self, module: torch.fx.GraphModule, look: Callable[[str, torch.Tensor], None]) -> None:
+        super().__init__(module)  # values nobody needs any more are let go of
+        self._look = look
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        """See torch.fx.Interpreter."""
+        result = super().run_node(n)
+        if isinstance(result, torch.Tensor):
+            self._look(n.name, result)
+        return result
+
+
+def _run(
+    module: torch.nn.Module,
+    sample: Sample,
+    watch: Mapping[str, str],
+    found: Mapping[str, Sequence[Observing]],
+    number: int,
+) -> None:
+    def look(node: str, value: torch.Tensor) -> None:
+        name = watch.get(node)
+        if name is None:
+            return
+        try:
+            for observer in found[name]:
+                observer.update(value.detach().numpy())
+        except ValueError as problem:
+            raise QexportError(
+                f"calibration: sample {number}, value {name}: {problem}; the range of a value must be finite. Take "
+                "the sample out, or keep the layers around it float"
+            ) from problem
+
+    assert isinstance(module, torch.fx.GraphModule)
+    try:
+        with torch.no_grad():
+            _Watching(module, look).run(*sample)
+    except QexportError:
+        raise
+    except Exception as problem:  # an operator may raise anything
+        shapes = ", ".join(f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for t in sample)
+        raise QexportError(
+            f"calibration: the model does not take sample {number} ({shapes}): {first_line(problem)}; samples have the "
+            "shape of the example inputs, or lengths within the declared axes"
+        ) from problem
+
+
+def _content(samples: Samples) -> tuple[str, int]:
+    """A hash over all samples, and how many there are."""
+    digest, count = hashlib.sha256(), 0
+    for sample in samples():
+        count += 1
+        for tensor in sample:
+            array = tensor.detach().contiguous().numpy()
+            digest.update(f"{array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest(), count
+
+
+def _too_few(placement: Placement, count: int) -> list[str]:
+    needed = {observer: ENOUGH_SAMPLES[observer] for observer in placement.observers.values()}
+    return [
+        f"calibration: {count} samples for observer {observer}, which wants {enough} or more; ranges may be too narrow "
+        "for what the app will see"
+        for observer, enough in sorted(needed.items())
+        if count < enough
+    ]
+
+
+def _key(placement: Placement, identity: str, digest: str) -> str:
+    content = [
+        _FORMAT,
+        identity,
+        digest,
+        sorted(placement.observers.items()),
+        sorted(placement.layers.items()),
+        sorted(sorted(group) for group in placement.alike),
+        placement.codes,
+    ]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+
+
+def _read(place: Path) -> StaticPlan | None:
+    try:
+        return StaticPlan.from_json(json.loads(place.read_text()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write(place: Path, plan: StaticPlan) -> None:
+    """A cache that cannot be written costs a second measurement, so it is no error."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        draft = place.with_suffix(f".{os.getpid()}")
+        draft.write_text(json.dumps(plan.to_json()))
+        os.replace(draft, place)
+    except OSError:
+        return

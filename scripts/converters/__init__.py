@@ -1,0 +1,1 @@
+"""From the formats in which packages carry models to folders in Hugging Face's layout."""
