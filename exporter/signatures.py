@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Dtype = Literal["float32", "int64", "int32", "bool", "uint8"]
@@ -46,3 +46,27 @@ class Signature:
             unknown = [axis for axis in port.shape if isinstance(axis, str) and axis not in self.axes]
             if unknown and port in self.inputs:
                 raise ValueError(f"input {port.name}: axis {unknown[0]!r} has no bounds")
+
+    def single(self) -> Signature:
+        """The same for one example at a time."""
+        axes = {name: replace(axis, maximum=1) if name == BATCH else axis for name, axis in self.axes.items()}
+        return replace(self, axes=axes)
+
+    def describe(self) -> dict[str, object]:
+        """Names, types, shapes and bounds, for the manifest."""
+        return {
+            "inputs": [[port.name, port.dtype, list(port.shape)] for port in self.inputs],
+            "outputs": [[port.name, port.dtype, list(port.shape)] for port in self.outputs],
+            "axes": {name: [axis.minimum, axis.maximum] for name, axis in self.axes.items()},
+        }
+
+
+def within(signature: Signature, longest: int) -> Signature:
+    """The same with no axis but the batch longer than `longest`, where the model allows that."""
+    axes = {
+        name: axis
+        if name == BATCH or longest < axis.minimum
+        else replace(axis, maximum=min(axis.maximum, longest))
+        for name, axis in signature.axes.items()
+    }
+    return replace(signature, axes=axes)

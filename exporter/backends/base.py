@@ -95,6 +95,17 @@ class Seq2SeqRunner(Protocol):
         """Append tokens; logits of shape (len(tokens) or 1, vocabulary)."""
 
 
+class ProgramRunner(Protocol):
+    """One program of a model that keeps nothing from one call to the next, in a runtime."""
+
+    inputs: tuple[str, ...]  # names
+    outputs: tuple[str, ...]
+    takes_batches: bool  # False: one example at a time, none of whose tokens is padding
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Inputs by name, batch axis first (more are let be) -> outputs by name."""
+
+
 class ModuleRunner(Protocol):
     """Any other model in a runtime."""
 
@@ -137,6 +148,11 @@ class Backend(Protocol):
 
     def open_seq2seq(self, folder: Path, activations: ActivationMode = "as-shipped") -> Seq2SeqRunner:
         """Open what lower wrote for an encoder-decoder model; activations as in open_text."""
+
+    def open_program(
+        self, folder: Path, name: str, activations: ActivationMode = "as-shipped"
+    ) -> ProgramRunner:
+        """Open one program of what lower wrote for an encoder; activations as in open_text."""
 
     def open_module(self, folder: Path, activations: ActivationMode = "as-shipped") -> ModuleRunner:
         """Open what lower wrote for any other model; activations as in open_text."""

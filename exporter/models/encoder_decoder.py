@@ -12,8 +12,8 @@ import numpy as np
 from exporter.errors import PlanError, SourceError, first_line
 from exporter.layers import CacheShape, LayerInfo, ModelLayers
 from exporter.models import layer_list
-from exporter.models.causal_lm import _parameters_on_meta
 from exporter.models.checkpoint import Checkpoint
+from exporter.models.pretrained import parameters_on_meta
 from exporter.models.skeleton import LayerFactory, PlannedLayer, Program
 from exporter.models.sources import ModelFiles
 from exporter.numerics import FloatArray, QuantizedTensor
@@ -251,7 +251,7 @@ class EncoderDecoder:
 
         config = copy.deepcopy(self.config)  # the attention's name is kept in it
         auto = getattr(transformers, SPECS[self.task].auto_class or "")
-        with _parameters_on_meta():
+        with parameters_on_meta():
             model: torch.nn.Module = auto.from_config(
                 config, attn_implementation=attention, dtype=torch.float32
             )

@@ -59,6 +59,11 @@ def layers_of(
     return ModelLayers(tuple(layers), total - decided, description, cache, max_context)
 
 
+def without(layers: ModelLayers, parameters: int) -> ModelLayers:
+    """The same of a model that has so many parameters less, outside its layers: no output depends on them."""
+    return dataclasses.replace(layers, other_parameters=layers.other_parameters - parameters)
+
+
 def cache_shapes(config: Any) -> tuple[CacheShape, ...]:
     """What each attention layer of a transformers configuration keeps, in the order of the network.
 

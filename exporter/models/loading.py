@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from exporter.errors import PlanError
 from exporter.folders import cache_folder
 from exporter.models.causal_lm import CausalLM
 from exporter.models.encoder_decoder import EncoderDecoder
+from exporter.models.pretrained import Pretrained
 from exporter.models.python_module import PythonModule
 from exporter.models.sources import PythonFunction, resolve
-from exporter.tasks import SPECS, Task
+from exporter.tasks import SPECS, TASKS, Task
 
-Model = CausalLM | EncoderDecoder | PythonModule
-ENCODER_DECODER = tuple(task for task, spec in SPECS.items() if spec.family == "encoder-decoder")
-TASKS = ("text-generation", *ENCODER_DECODER, "module")
+if TYPE_CHECKING:
+    from exporter.recipe import Preprocessing
+
+Model = CausalLM | Pretrained | EncoderDecoder | PythonModule
 
 
-def open_model(source: str, task: Task, relative_to: Path) -> Model:
-    """Find the model's files; reads no weight. Raises SourceError or PlanError."""
+def open_model(
+    source: str, task: Task, relative_to: Path, preprocessing: Preprocessing | None = None
+) -> Model:
+    """Find the model's files; reads no weight. `preprocessing`: of pictures, where the folder does not say.
+
+    Raises SourceError or PlanError.
+    """
     if task not in TASKS:
         raise PlanError(f"task {task!r} is not known; there are: {', '.join(TASKS)}")
     found = resolve(source, relative_to)
@@ -28,8 +36,11 @@ def open_model(source: str, task: Task, relative_to: Path) -> Model:
                 f"source {source!r} is a Python function, which goes with `task: module`, not {task!r}"
             )
         return PythonModule(found)
-    if task in ENCODER_DECODER:
-        return EncoderDecoder(found, task, cache_folder())
-    if task != "text-generation":
+    if task == "module":
         raise PlanError(f"task 'module' goes with a source python:module:function, not {source!r}")
-    return CausalLM(found, cache_folder())
+    family = SPECS[task].family
+    if family == "causal":
+        return CausalLM(found, cache_folder())
+    if family == "encoder-decoder":
+        return EncoderDecoder(found, task, cache_folder())
+    return Pretrained(found, task, cache_folder(), preprocessing)

@@ -103,11 +103,12 @@ def embed(
     for stage in sentence.stages:
         if stage.kind == "pooling":
             weight = None if mask is None else mask[:, :, None].to(found.dtype)
-            found = torch.cat([_pool(found, weight, mode) for mode in stage.modes], dim=-1)
+            pooled = [_pool(found, weight, mode) for mode in stage.modes]
+            found = pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=-1)
         elif stage.kind == "dense":
             found = getattr(torch.nn, stage.activation)()(net.get_submodule(f"{stage.path}.linear")(found))
         else:
-            square = (found * found).sum(-1, keepdim=True)
+            square = (found * found).mean(-1, keepdim=True) * found.shape[-1]
             found = found * torch.rsqrt(square.clamp(min=_NO_LENGTH))
     return found
 

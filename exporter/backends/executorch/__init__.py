@@ -17,6 +17,7 @@ from exporter.backends.base import (
     Backend,
     ModuleRunner,
     PackedLayer,
+    ProgramRunner,
     Progress,
     Seq2SeqRunner,
     TextRunner,
@@ -72,6 +73,10 @@ class ExecuTorchBackend:
             from exporter.backends.executorch.seq2seq_lowering import lower_seq2seq
 
             return lower_seq2seq(skeleton, target, folder, PROGRAM_FILE, progress)
+        if SPECS[skeleton.task].family in ("encoder", "vision"):
+            from exporter.backends.executorch.programs import lower_programs
+
+            return lower_programs(skeleton, target, folder, PROGRAM_FILE, progress)
         from exporter.backends.executorch import lowering
 
         return lowering.lower(skeleton, target, folder, PROGRAM_FILE, progress)
@@ -90,6 +95,14 @@ class ExecuTorchBackend:
         from exporter.backends.executorch.seq2seq_running import open_seq2seq
 
         return open_seq2seq(self._path(folder, activations))
+
+    def open_program(
+        self, folder: Path, name: str, activations: ActivationMode = "as-shipped"
+    ) -> ProgramRunner:
+        """One program of an encoder in ExecuTorch's runtime; raises like open_text."""
+        from exporter.backends.executorch.programs import ExecuTorchProgram
+
+        return ExecuTorchProgram(self._path(folder, activations), name)
 
     def open_module(self, folder: Path, activations: ActivationMode = "as-shipped") -> ModuleRunner:
         """Any other model in ExecuTorch's runtime; raises like open_text."""

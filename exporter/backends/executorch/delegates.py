@@ -243,7 +243,7 @@ def packed_rows(
 
 
 def can_delegate(node: torch.fx.Node, constants: Container[torch.fx.Node]) -> bool:
-    """Whether the node can be written into a delegate: known, float32, of static shape but for one axis."""
+    """Whether the node can be written into a delegate: known, float32, and reshaped only where one axis varies."""
     if node.op != "call_function" or node.target not in _WRITERS:
         return False
     found = [entry.meta.get("val") for entry in (node, *node.all_input_nodes)]
@@ -252,7 +252,9 @@ def can_delegate(node: torch.fx.Node, constants: Container[torch.fx.Node]) -> bo
         return False
     if any(value.dtype != torch.float32 or value.dim() > _MAX_AXES for value in values):
         return False
-    if any(sum(not isinstance(size, int) for size in value.shape) > 1 for value in values):
+    if node.target == _aten.reshape.default and any(
+        sum(not isinstance(size, int) for size in value.shape) > 1 for value in values
+    ):
         return False
     check = _CHECKS.get(node.target)
     return check is None or check(node, constants)

@@ -15,6 +15,7 @@ from exporter.backends.base import (
     Backend,
     ModuleRunner,
     PackedLayer,
+    ProgramRunner,
     Progress,
     Seq2SeqRunner,
     Target,
@@ -66,6 +67,10 @@ class OrtBackend:
             from exporter.backends.ort.seq2seq import lower_seq2seq
 
             return lower_seq2seq(skeleton, target, folder, progress)
+        if SPECS[skeleton.task].family in ("encoder", "vision"):
+            from exporter.backends.ort.programs import lower_programs
+
+            return lower_programs(skeleton, target, folder, progress)
         from exporter.backends.ort.lowering import lower
 
         return lower(skeleton, target, folder, progress)
@@ -81,6 +86,14 @@ class OrtBackend:
         from exporter.backends.ort.seq2seq_running import open_seq2seq
 
         return open_seq2seq(folder, activations)
+
+    def open_program(
+        self, folder: Path, name: str, activations: ActivationMode = "as-shipped"
+    ) -> ProgramRunner:
+        """Open one program of an encoder. Raises ArtifactError."""
+        from exporter.backends.ort.programs import open_program
+
+        return open_program(folder, name, activations)
 
     def open_module(self, folder: Path, activations: ActivationMode = "as-shipped") -> ModuleRunner:
         """Open any other model. Raises ArtifactError."""

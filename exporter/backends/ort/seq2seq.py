@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,9 +14,8 @@ from exporter.backends.ort import capabilities, cross_attention, passes, storage
 from exporter.backends.ort.genai import CONFIG, copy_tokenizer
 from exporter.backends.ort.modules import layer_factory
 from exporter.backends.ort.passes import naming
-from exporter.backends.ort.tracing import Traced
+from exporter.backends.ort.tracing import trace_program
 from exporter.backends.ort.translation import OPSET, to_onnx
-from exporter.errors import QexportError, TraceError
 from exporter.models.encoder_decoder import EncoderDecoderSkeleton
 from exporter.models.seq2seq import HIDDEN, kv_names
 from exporter.models.skeleton import Program
@@ -71,50 +69,6 @@ def lower_seq2seq(
 def file_name(program: Program) -> str:
     """Of its ONNX graph."""
     return f"{program.name}.onnx"
-
-
-def trace_program(net: torch.nn.Module, program: Program) -> Traced:
-    """Trace one program with every named axis dynamic. Raises TraceError or LoweringError."""
-    module = program.wrap(net).eval()
-    signature = program.signature
-    dims = {name: torch.export.Dim(name) for name in signature.axes}
-    shapes: list[Any] = [
-        {place: dims[axis] for place, axis in enumerate(port.shape) if isinstance(axis, str)}
-        for port in signature.inputs
-    ]
-    try:
-        with torch.no_grad():
-            exported = torch.export.export(
-                module,
-                program.examples(),
-                dynamic_shapes=_as_parameters(module, shapes),
-                strict=False,
-                prefer_deferred_runtime_asserts_over_guards=True,
-            )
-    except QexportError:
-        raise
-    except Exception as problem:  # torch.export raises whatever the model's own code raises
-        first = str(problem).strip().splitlines() or [type(problem).__name__]
-        raise TraceError(
-            f"torch.export refused the {program.name}: {first[0]} (--debug shows where); its forward must not"
-            " depend on the values of its inputs"
-        ) from problem
-    ports = (*signature.inputs, *signature.outputs)
-    return Traced(
-        exported,
-        tuple(port.name for port in signature.inputs),
-        tuple(port.name for port in signature.outputs),
-        {port.name: port.shape for port in ports},
-        None,
-    )
-
-
-def _as_parameters(module: torch.nn.Module, shapes: list[Any]) -> tuple[Any, ...]:
-    """One entry for each named parameter of forward, and one tuple for *args."""
-    parameters = inspect.signature(module.forward).parameters.values()
-    named = sum(parameter.kind is not parameter.VAR_POSITIONAL for parameter in parameters)
-    gathers = named < len(parameters)
-    return (*shapes[:named], tuple(shapes[named:])) if gathers else tuple(shapes)
 
 
 def write_genai(skeleton: EncoderDecoderSkeleton, folder: Path, target: Target) -> None:

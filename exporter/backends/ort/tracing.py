@@ -17,7 +17,7 @@ from exporter.errors import QexportError, TraceError
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-    from exporter.models.skeleton import Skeleton
+    from exporter.models.skeleton import Program, Skeleton
 
 # Marks the position ids in the traced graph, so that what is computed from them alone (rotary
 # tables) can be found; the pass takes the marker out again.
@@ -184,6 +184,34 @@ def trace_module(skeleton: Skeleton) -> Traced:
     return Traced(program, tuple(names), outputs, {}, None)
 
 
+def trace_program(net: torch.nn.Module, program: Program) -> Traced:
+    """Trace one program with every named axis dynamic. Raises TraceError or LoweringError."""
+    module = program.wrap(net).eval()
+    signature = program.signature
+    dims = {name: torch.export.Dim(name, max=axis.maximum) for name, axis in signature.axes.items()}
+    shapes: list[Any] = [
+        {place: dims[axis] for place, axis in enumerate(port.shape) if isinstance(axis, str)}
+        for port in signature.inputs
+    ]
+    exported = _export(module, program.examples(), {}, _as_parameters(module, shapes), program.name)
+    ports = (*signature.inputs, *signature.outputs)
+    return Traced(
+        exported,
+        tuple(port.name for port in signature.inputs),
+        tuple(port.name for port in signature.outputs),
+        {port.name: port.shape for port in ports},
+        None,
+    )
+
+
+def _as_parameters(module: torch.nn.Module, shapes: list[Any]) -> tuple[Any, ...]:
+    """One entry for each named parameter of forward, and one tuple for *args."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    named = sum(parameter.kind is not parameter.VAR_POSITIONAL for parameter in parameters)
+    gathers = named < len(parameters)
+    return (*shapes[:named], tuple(shapes[named:])) if gathers else tuple(shapes)
+
+
 class _Named(torch.nn.Module):
     """Gives a module's parameters the same prefix as TextModel does."""
 
@@ -204,7 +232,7 @@ def _wrap_shapes(shapes: Any) -> Any:
 
 
 def _export(
-    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any, what: str = "model"
 ) -> ExportedProgram:
     """torch.export with its many kinds of failure turned into one."""
     try:
@@ -222,7 +250,7 @@ def _export(
     except Exception as problem:  # torch.export raises whatever the model's own code raises
         first = str(problem).strip().splitlines() or [type(problem).__name__]
         raise TraceError(
-            f"torch.export refused the model: {first[0]} (--debug shows where); its forward must not"
+            f"torch.export refused the {what}: {first[0]} (--debug shows where); its forward must not"
             " depend on the values of its inputs"
         ) from problem
 

@@ -9,6 +9,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from exporter.backends.ort.passes.norms import (
     fuse_rms_norms,
+    fuse_skip_layer_norms,
     fuse_skip_norms,
     move_norms_before_transposes,
 )
@@ -36,6 +37,7 @@ def run(model: ir.Model, context: int | None) -> dict[str, object]:
     passes |= {
         "round_trips": drop_round_trips,
         "skip_norm": fuse_skip_norms,
+        "skip_layer_norm": fuse_skip_layer_norms,
         "packed_qkv": pack_attention_inputs,
         "packed_siblings": pack_siblings,
         "merging": merge_equal,

@@ -1,10 +1,13 @@
-"""RMS norms and the residual sums before them, by onnxscript's own rules for ONNX Runtime."""
+"""Norms and the residual sums before them, by onnxscript's own rules for ONNX Runtime."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 from onnxscript.rewriter.ort_fusions.rms_normalization import fuse_rms_normalization
-from onnxscript.rewriter.ort_fusions.skip_normalization import fuse_skip_rms_normalization
+from onnxscript.rewriter.ort_fusions.skip_normalization import (
+    fuse_skip_layer_normalization,
+    fuse_skip_rms_normalization,
+)
 
 from exporter.backends.ort.passes.matching import only_reader, producer
 from exporter.backends.ort.passes.outcome import Outcome
@@ -50,4 +53,13 @@ def fuse_skip_norms(model: ir.Model) -> Outcome:
     for node in model.graph:
         if node.op_type == "SimplifiedLayerNormalization" and producer(node.inputs[0], "Add") is not None:
             outcome.leave("a norm of a sum whose terms have different or unknown shapes")
+    return outcome
+
+
+def fuse_skip_layer_norms(model: ir.Model) -> Outcome:
+    """LayerNormalization(a + b) -> SkipLayerNormalization, which also gives a + b."""
+    outcome = Outcome(fuse_skip_layer_normalization(model))
+    for node in model.graph:
+        if node.op_type == "LayerNormalization" and producer(node.inputs[0], "Add") is not None:
+            outcome.leave("a layer norm of a sum whose terms have different or unknown shapes")
     return outcome

@@ -1,0 +1,180 @@
+"""Any model that is a set of programs, without a state from one call to the next: a method for each, batch 1.
+
+    forward(inputs in the signature's order) -> outputs in its order        (`forward` where there is one program only)
+
+Where a program has a form without padding, that one is lowered: a single example has none. The constant methods
+`get_inputs_METHOD` and `get_outputs_METHOD` give the names, separated by spaces.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from executorch.exir import EdgeCompileConfig, EdgeProgramManager, ExecutorchBackendConfig
+from executorch.exir.passes import MemoryPlanningPass
+from numpy.typing import NDArray
+from torch.export import Dim
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from exporter.backends.base import Progress, Target
+from exporter.backends.executorch import lowering
+from exporter.backends.executorch.assembling import assemble
+from exporter.backends.executorch.cutting import cut
+from exporter.backends.executorch.finishing import finish
+from exporter.backends.executorch.modules import layer_factory
+from exporter.backends.executorch.operators import planned_layers
+from exporter.backends.executorch.rewriting import rewrite
+from exporter.backends.executorch.running import _load, _one_thread_in_torch, missing_kernels
+from exporter.backends.executorch.simplifying import simplify
+from exporter.errors import ArtifactError, LoweringError
+from exporter.models.masks import check_attention, masking, plain_attention, score_bias
+from exporter.quiet import native_stderr_held
+from exporter.signatures import BATCH, within
+
+if TYPE_CHECKING:
+    from exporter.models.skeleton import Program, Skeleton
+
+ATTENTION_NAME = "qexport_executorch_encoder"
+FORWARD = "forward"
+_INPUTS, _OUTPUTS = "get_inputs_", "get_outputs_"
+
+
+def lower_programs(
+    skeleton: Skeleton, target: Target, folder: Path, file_name: str, progress: Progress
+) -> dict[str, object]:
+    """Write the program into the folder; facts for the manifest. Raises TraceError, LoweringError."""
+    methods: dict[str, Any] = {}
+    with torch.no_grad(), planned_layers(skeleton.layers):
+        progress("building the model", 0.0)
+        net = skeleton.build(layer_factory(skeleton.layers), register())
+        methods |= lowering._table_names(net)
+        programs = single_programs(skeleton, target)
+        lowered = {}
+        for number, (name, program) in enumerate(programs.items()):
+            progress(f"tracing {name}", 0.1 + 0.7 * number / len(programs))
+            exported = _traced(net, program)
+            rewrite(exported)
+            simplify(exported)
+            progress(f"lowering {name} to XNNPACK", 0.1 + 0.7 * (number + 0.5) / len(programs))
+            with lowering._lowering_errors():
+                lowered[name] = assemble(exported, cut(exported), {}).exported_program()
+            methods[_INPUTS + name] = " ".join(port.name for port in program.signature.inputs)
+            methods[_OUTPUTS + name] = " ".join(port.name for port in program.signature.outputs)
+        progress("planning memory", 0.8)
+        with lowering._lowering_errors():
+            config = EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True)
+            finished = EdgeProgramManager(lowered, methods, config).to_executorch(
+                ExecutorchBackendConfig(memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False))
+            )
+    plans = [p for p in finished.executorch_program.execution_plan if p.name in lowered]
+    operators = sorted({f"{op.name}.{op.overload}".removesuffix(".") for p in plans for op in p.operators})
+    missing = missing_kernels(operators)
+    if missing:
+        raise LoweringError(
+            f"ExecuTorch's runtime has no kernel for {', '.join(missing)}; change the model, or take the "
+            "onnxruntime target"
+        )
+    progress("writing the program", 0.9)
+    with (folder / file_name).open("wb") as file:
+        finished.write_to_file(file)
+    finish(folder / file_name)
+    progress("writing the program", 1.0)
+    return {
+        "operators": operators,
+        "delegates": {"XnnpackBackend": sum(len(plan.delegates) for plan in plans)},
+        "kernel_libraries": list(lowering.KERNEL_LIBRARIES),
+        "min_runtime": version("executorch"),
+        "programs": {name: program.signature.describe() for name, program in programs.items()},
+    }
+
+
+def single_programs(skeleton: Skeleton, target: Target) -> dict[str, Program]:
+    """By method: batch 1, without padding, no longer than the target's context."""
+    found = {}
+    for program in skeleton.programs:
+        one = program.unpadded or program
+        signature = within(one.signature, target.max_context).single()
+        found[FORWARD if len(skeleton.programs) == 1 else one.name] = replace(one, signature=signature)
+    return found
+
+
+def _traced(net: torch.nn.Module, program: Program) -> torch.export.ExportedProgram:
+    """Batch 1, every other named axis dynamic."""
+    signature = program.signature
+    dims = {
+        name: Dim(name, max=axis.maximum) for name, axis in signature.axes.items() if axis.maximum > axis.minimum
+    }
+    shapes = tuple(
+        {place: dims[axis] for place, axis in enumerate(port.shape) if axis in dims} for port in signature.inputs
+    )
+    examples = tuple(tensor[:1].contiguous() for tensor in program.examples())
+    longest = max([axis.maximum for name, axis in signature.axes.items() if name != BATCH], default=1)
+    with masking(longest, padded=False):
+        return lowering._export(program.wrap(net).eval(), examples, (shapes,))
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    position_bias: torch.Tensor | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """query (1, heads, n, size), key and value (1, kv heads, n, size) -> (1, n, heads, size), in operators that XNNPACK
+    runs in one delegate with everything around. Raises LoweringError as check_attention does."""
+    check_attention(module, query, key, options)
+    bias = position_bias if attention_mask is None else attention_mask
+    if position_bias is not None and attention_mask is not None:
+        bias = position_bias + attention_mask
+    return plain_attention(query, key, value, bias, scaling, softcap), None
+
+
+def register() -> str:
+    """Register with transformers; returns the name to build the model with."""
+    AttentionInterface.register(ATTENTION_NAME, attend)
+    AttentionMaskInterface.register(ATTENTION_NAME, score_bias)
+    return ATTENTION_NAME
+
+
+class ExecuTorchProgram:
+    """One method of a .pte (backends.base.ProgramRunner)."""
+
+    takes_batches = False
+
+    def __init__(self, path: Path, name: str) -> None:
+        with native_stderr_held():  # the CPU's description, line by line
+            self._program = _load(path)  # kept: the method reads from its memory
+            names = self._program.method_names
+            method = name if name in names else FORWARD
+            if method not in names:
+                raise ArtifactError(f"{path}: has no method {name!r}, only {', '.join(sorted(names))}")
+            self._method = self._program.load_method(method)
+            self.inputs = tuple(self._constant(_INPUTS + method).split())
+            self.outputs = tuple(self._constant(_OUTPUTS + method).split())
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Outputs by name, batch 1. Raises ArtifactError for an input that is missing."""
+        missing = [name for name in self.inputs if name not in inputs]
+        if missing:
+            raise ArtifactError(
+                f"the model wants {', '.join(missing)}; given are {', '.join(sorted(inputs))}"
+            )
+        given = tuple(torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in self.inputs)
+        with native_stderr_held(), _one_thread_in_torch():
+            found = self._method.execute(given)
+        # copied: the runtime reuses its outputs' memory
+        return {name: tensor.numpy().copy() for name, tensor in zip(self.outputs, found, strict=True)}
+
+    def _constant(self, name: str) -> str:
+        return str(self._program.load_method(name).execute(())[0])
