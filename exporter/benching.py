@@ -17,6 +17,7 @@ from exporter.benchmarks.processes import WorkerProcess, WorkerSpec, started
 from exporter.benchmarks.results import BenchResult, BenchSettings, Decoding, Prefilling, RuntimeBench
 from exporter.errors import ArtifactError, PlanError
 from exporter.planning import Forecast, QuantPlan
+from exporter.tasks import SPECS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -62,6 +63,8 @@ def bench_artifact(folder: Path, settings: BenchSettings, progress: Progress) ->
     manifest = read_manifest(folder)
     plan = _plan_of(folder, manifest)
     forecasts = _forecasts(folder, plan, settings.runtimes)
+    if plan.task != "text-generation":
+        return _bench_encoder(folder, manifest, plan, forecasts, settings, progress)
     notes: list[str] = []
     subjects, ranges = [], {}
     for forecast in forecasts:
@@ -77,6 +80,74 @@ def bench_artifact(folder: Path, settings: BenchSettings, progress: Progress) ->
     )
     return BenchResult(
         str(folder), processor(), settings.used_threads, bandwidth, settings, runtimes, tuple(notes)
+    )
+
+
+def _bench_encoder(
+    folder: Path,
+    manifest: Mapping[str, Any],
+    plan: QuantPlan,
+    forecasts: Sequence[Forecast],
+    settings: BenchSettings,
+    progress: Progress,
+) -> BenchResult:
+    """Latency of one call, alternating between the runtimes; load and memory each in fresh processes."""
+    is_text = SPECS[plan.task].medium == "text"
+    notes = [
+        "not measured: tokens a second, KV cache and memory bandwidth, since nothing is generated; batches; a phone"
+    ]
+    subjects, ranges = [], {}
+    for forecast in forecasts:
+        name, context = forecast.target.backend, forecast.target.max_context
+        place = folder / get_backend(name).folder
+        path = place / "model.pte" if name == "executorch" else place
+        spec = WorkerSpec.own(f"{name}-encoder", path, settings.used_threads, context)
+        subjects.append(Subject(name, spec, _vocabulary(plan)))
+        sizes = [size for size in settings.calls if size <= context] if is_text else [1]
+        notes += [
+            f"{name}: no call of {size:,} tokens, its longest is {context:,}"
+            for size in (settings.calls if is_text else ())
+            if size not in sizes
+        ]
+        if not sizes:
+            raise ArtifactError(f"{name}: nothing can be measured, its longest call is {context:,} tokens")
+        ranges[name] = ((), sizes)
+    starts = {s.name: _measure_calls(s, max(ranges[s.name][1]), settings, progress) for s in subjects}
+    speeds = measure_speeds(subjects, ranges, settings, progress)
+    bandwidth = read_bandwidth(settings.used_threads, max(3, settings.repeats), settings.bandwidth_bytes)
+    runtimes = tuple(
+        _runtime(f, plan, manifest, starts[f.target.backend], speeds[f.target.backend], bandwidth)
+        for f in forecasts
+    )
+    return BenchResult(
+        str(folder),
+        processor(),
+        settings.used_threads,
+        bandwidth,
+        settings,
+        runtimes,
+        tuple(notes),
+        plan.task,
+    )
+
+
+def _measure_calls(subject: Subject, longest: int, settings: BenchSettings, progress: Progress) -> Start:
+    """Load, first call and memory of an encoder, each time in a process of its own."""
+    loads, firsts, after_load, after_run = [], [], [], []
+    version = ""
+    for index in range(settings.starts):
+        progress(f"{subject.name}: start", index / settings.starts)
+        with started(subject.spec) as worker:
+            loaded = worker.load()
+            version = loaded.version
+            loads.append(loaded.seconds)
+            after_load.append(loaded.memory)
+            first = prompt_of(min(longest, settings.prompt), subject.vocabulary)
+            firsts.append(loaded.seconds + worker.prefill(first))
+            worker.prefill(prompt_of(longest, subject.vocabulary))
+            after_run.append(worker.memory())
+    return Start(
+        version, Spread.of(loads), Spread.of(firsts), Memory.middle(after_load), Memory.middle(after_run)
     )
 
 
@@ -170,9 +241,9 @@ def _plan_of(folder: Path, manifest: Mapping[str, Any]) -> QuantPlan:
         raise ArtifactError(
             f"{folder}: its manifest holds no plan of this qexport; export again"
         ) from problem
-    if plan.task != "text-generation":
+    if SPECS[plan.task].family not in ("causal", "encoder", "vision"):
         raise ArtifactError(
-            f"{folder}: holds a model of task {plan.task}; bench measures text-generation, which has tokens to count"
+            f"{folder}: holds a model of task {plan.task}; bench measures text-generation and encoders"
         )
     return plan
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from exporter.errors import QexportError
+from exporter.tasks import SPECS
 
 if TYPE_CHECKING:
     from exporter.planning import QuantPlan
@@ -122,14 +123,17 @@ def _verify_peak(plan: QuantPlan, share: float, kept_float: int) -> int:
     references = (
         min(room.kept_bytes, quantised) + min(largest, _MAPPED_AT_ONCE) + int(2 * share * _ACTIVATIONS)
     )
-    if plan.task != "text-generation":
+    family = SPECS[plan.task].family
+    running = max(
+        int(_RUN_PER_BYTE * forecast.total_bytes) + forecast.cache_bytes for forecast in plan.forecasts
+    )
+    if family in ("encoder", "vision"):
+        return _BASE_VERIFY + kept_float + max(references, running)
+    if family != "causal":
         return _BASE_VERIFY + 2 * (quantised + kept_float)
     row = _FLOAT * vocabulary
     blocks = _BLOCKS_HELD * room.block_rows * row
     pieces = 2 * min(room.piece_tokens, 512) * row
-    running = max(
-        int(_RUN_PER_BYTE * forecast.total_bytes) + forecast.cache_bytes for forecast in plan.forecasts
-    )
     runtimes = blocks + pieces + min(largest, _MAPPED_AT_ONCE) + running
     return _BASE_VERIFY + kept_float + max(references, runtimes)
 

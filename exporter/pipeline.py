@@ -30,9 +30,10 @@ from exporter.backends.base import PackedLayer
 from exporter.errors import ArtifactError, GateFailed, LoweringError, RecipeError, TraceError
 from exporter.folders import cache_folder
 from exporter.memory import Room, held_memory, room_for, spoken
-from exporter.models.causal_lm import CausalLMSkeleton
-from exporter.models.encoder_decoder import EncoderDecoder, EncoderDecoderSkeleton
+from exporter.models.causal_lm import CausalLM, CausalLMSkeleton
+from exporter.models.encoder_decoder import EncoderDecoderSkeleton
 from exporter.models.loading import Model, open_model
+from exporter.models.pretrained import Pretrained, PretrainedSkeleton
 from exporter.models.python_module import ModuleSkeleton, PythonModule
 from exporter.models.sources import file_sha256
 from exporter.numerics import QuantizedTensor
@@ -45,8 +46,10 @@ from exporter.recipe import Recipe, parse_recipe
 from exporter.report import write_report
 from exporter.samples.drawing import calibration_key, draw
 from exporter.samples.labelled import data_key
+from exporter.samples.shipping import ship
 from exporter.samples.text import read_text
 from exporter.schemes import QuantScheme
+from exporter.tasks import SPECS
 from exporter.static.params import StaticPlan
 
 if TYPE_CHECKING:
@@ -75,7 +78,8 @@ class Result:
 
 def plan_recipe(recipe: Recipe) -> tuple[Model, QuantPlan]:
     """The model, not loaded, and what will become of each layer."""
-    model = open_model(recipe.model.source, recipe.model.task, recipe.path.parent)
+    chosen = recipe.model
+    model = open_model(chosen.source, chosen.task, recipe.path.parent, chosen.preprocessing)
     backends = {target.backend: get_backend(target.backend) for target in recipe.targets}
     plan = make_plan(recipe, model.layers(), backends)
     borders = border_notes(model, {layer.name: layer.scheme for layer in plan.layers})
@@ -162,8 +166,7 @@ def _export(
         def integers(name: str) -> QuantizedTensor:
             return store.load(owners[name])
 
-        if not isinstance(model, PythonModule):
-            model.tokenizer()  # raises now what would stop the ladder after minutes
+        _check_inputs(model)
         ranges = None
         if static_layers(schemes):
             with stages.stage("calibrate") as progress:
@@ -178,6 +181,7 @@ def _export(
             quantize_layers(model, decided, store, progress, room.workers, least)
         skeleton = _skeleton(model, schemes, integers, recipe, ranges.plan if ranges else None)
         facts: dict[str, Mapping[str, object]] = {}
+        pipeline: dict[str, Any] | None = None  # from a person's text or picture to the model and back
         first: Mapping[str, PackedLayer] | None = None  # what the first runtime's file holds
         for target in recipe.targets:
             backend = get_backend(target.backend)
@@ -186,6 +190,7 @@ def _export(
                 folder.mkdir()
                 with _source_named(recipe.model.source, backend.name):
                     facts[backend.name] = backend.lower(skeleton, target, folder, progress)
+                pipeline = _ship_inputs(model, folder)
                 progress("reading back", 1.0)
                 packed = backend.read_back(folder)
                 difference = first_difference(packed, schemes, integers)
@@ -201,8 +206,32 @@ def _export(
         (draft / "golden").mkdir()
         write_json(draft / "golden" / "vectors.json", verified.golden)
         data = _report_data(recipe, model, plan, verified, facts, draft)
+        if pipeline is not None:
+            data["pipeline"] = pipeline
         write_report(draft / "report.html", data)
     return data
+
+
+def _check_inputs(model: Model) -> None:
+    """Raise now what would stop the ladder after minutes: a folder without a tokenizer or an image processor."""
+    if isinstance(model, CausalLM):
+        model.tokenizer()
+    elif not isinstance(model, PythonModule):
+        _ = model.processor
+
+
+def _ship_inputs(model: Model, folder: Path) -> dict[str, Any] | None:
+    """What makes an encoder's inputs and reads its outputs, beside its files; the description for the manifest."""
+    if not isinstance(model, Pretrained) or isinstance(model, CausalLM):
+        return None
+    labels = {str(number): name for number, name in sorted(model.labels.items())}
+    return {
+        "task": model.task,
+        **ship(model.processor, folder),
+        "padding": "right; attention_mask 0 there" if SPECS[model.task].medium == "text" else None,
+        "id2label": labels or None,
+        "sentence": model.sentence.describe() if model.sentence else None,
+    }
 
 
 def _skeleton(
@@ -211,11 +240,11 @@ def _skeleton(
     integers: Callable[[str], QuantizedTensor],
     recipe: Recipe,
     ranges: StaticPlan | None = None,
-) -> CausalLMSkeleton | EncoderDecoderSkeleton | ModuleSkeleton:
+) -> CausalLMSkeleton | PretrainedSkeleton | EncoderDecoderSkeleton | ModuleSkeleton:
     """What is lowered; a language model comes with text to measure the ranges of a KV cache on."""
     if isinstance(model, PythonModule):
         return model.skeleton(schemes, integers, ranges)
-    if isinstance(model, EncoderDecoder):
+    if not isinstance(model, CausalLM):
         return model.skeleton(schemes, integers)
     given = recipe.calibration
     drawn = draw(given, cache_folder()).samples if given and given.text else ()

@@ -229,7 +229,7 @@ def _layer_from_json(data: Mapping[str, Any]) -> LayerPlan:
 
 def _stored_scheme(scheme: QuantScheme) -> list[object]:
     """What of a scheme reaches the files: all but the recipe's name for it."""
-    stored = [scheme.weights, scheme.group, scheme.symmetric, scheme.activations, scheme.method]
+    stored: list[object] = [scheme.weights, scheme.group, scheme.symmetric, scheme.activations, scheme.method]
     return [*stored, scheme.observer] if scheme.is_static else stored
 
 
@@ -340,8 +340,17 @@ def _notes(recipe: Recipe, model: ModelLayers) -> Iterator[str]:
     elif fixed_scales:
         yield "onnxruntime: the KV cache's scales are measured on the package's own text; calibration: names another"
     gates = {**asdict(recipe.parity.lowering), **asdict(recipe.parity.quantisation)}
-    if unset := [name for name, limit in gates.items() if limit is None]:
+    known = _gates_of(recipe.model.task)
+    if unset := [name for name, limit in gates.items() if limit is None and name in known]:
         yield f"parity sets no limit for {', '.join(unset)}: measured and reported, not judged"
+
+
+def _gates_of(task: Task) -> tuple[str, ...]:
+    """The limits of parity that a task's ladder judges by."""
+    if task == "feature-extraction":
+        return ("max_rel", "min_cosine", "min_language_cosine")
+    with_words = ("max_ppl_ratio",) if task in ("text-generation", "fill-mask", "module") else ()
+    return ("max_rel", "max_kl", "min_top1", *with_words)
 
 
 class _Lint:

@@ -95,7 +95,8 @@ def quantize_layers(
     """Quantise every layer whose scheme is not float, `workers` at a time (None: one for each core); a tied
     layer has its owner's integers.
 
-    `least`: layer -> the smallest scale of each row (exporter.static.params.least_weight_scales). Raises SourceError naming the layer whose weight is not finite.
+    `least`: layer -> the smallest scale of each row (exporter.static.params.least_weight_scales). Raises
+    SourceError naming the layer whose weight is not finite.
     """
     work = [(layer, scheme) for layer, scheme in layers if not scheme.is_float and layer.tied_to is None]
     total = sum(layer.parameters for layer, _ in work)

@@ -106,7 +106,9 @@ def _module(model: Model) -> PythonModule:
     return model
 
 
-def _placed(model: PythonModule, schemes: Mapping[str, QuantScheme]) -> tuple[torch.export.ExportedProgram, Placement]:
+def _placed(
+    model: PythonModule, schemes: Mapping[str, QuantScheme]
+) -> tuple[torch.export.ExportedProgram, Placement]:
     """The float program and what of it becomes integers."""
     import torch
 

@@ -19,10 +19,12 @@ from markupsafe import Markup
 from exporter.artifacts import target_bytes
 from exporter.parity import Continuation, GreedySample, ParityReport, Rung
 from exporter.parity.intervals import RESAMPLES
+from exporter.parity.shown import Shown, loss_of
 from exporter.parity.tasks import TaskReport
 from exporter.pictures import SizeBar, bits_class, bits_heat_map, error_chart, size_bars
 from exporter.planning import QuantPlan
 from exporter.samples.coverage import Coverage
+from exporter.tasks import Task
 
 # Facts of a target that have a place of their own on the page.
 _SHOWN_FACTS = {"folder", "files", "model_bytes", "forecast_bytes", "operators", "min_runtime", "passes"}
@@ -37,11 +39,17 @@ class _TargetRow:
     after_bytes: int
     forecast_bytes: int | None
     rung: Rung | None
+    task: Task
 
     @property
     def share(self) -> float:
         """Of the float32 size."""
         return self.after_bytes / self.before_bytes if self.before_bytes else math.nan
+
+    @property
+    def losses(self) -> tuple[Shown, ...]:
+        """What a user loses, by task."""
+        return loss_of(self.task, self.rung.result if self.rung else None)
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,9 @@ def render_report(data: Mapping[str, Any]) -> str:
     plan, parity = QuantPlan.from_json(data["plan"]), ParityReport.from_json(data["parity"])
     before = round(plan.float_megabytes * 1e6)
     rows = [
-        _TargetRow(name, before, target_bytes(target), target.get("forecast_bytes"), parity.shipped(name))
+        _TargetRow(
+            name, before, target_bytes(target), target.get("forecast_bytes"), parity.shipped(name), plan.task
+        )
         for name, target in data["targets"].items()
     ]
     bars = [SizeBar("before: float32", before, "before")]
@@ -82,6 +92,7 @@ def render_report(data: Mapping[str, Any]) -> str:
         plan=plan,
         parity=parity,
         rows=rows,
+        loss_titles=[shown.title for shown in loss_of(plan.task, None)],
         sizes=size_bars(bars),
         heat_map=bits_heat_map(plan.layers),
         errors=error_chart(parity.layers, parity.first_layer),
@@ -95,6 +106,7 @@ def render_report(data: Mapping[str, Any]) -> str:
         shares=coverage is not None and any(row.declared is not None for row in coverage.rows),
         tasks=tasks,
         resamples=RESAMPLES,
+        vectors=any(rung.result.cosine_mean is not None for rung in parity.rungs),
     )
 
 
@@ -158,12 +170,23 @@ def _gate_rows(rung: Rung) -> list[tuple[str, bool]]:
         "max_noise_kl": (limits.max_noise_kl, result.kl_mean, "KL ≤ {:.3g} (noise floor)"),
         "min_top1": (limits.min_top1, result.same_top1, "top-1 ≥ {:g}"),
         "max_ppl_ratio": (limits.max_ppl_ratio, result.ppl_ratio, "ppl ≤ ×{:g}"),
+        "min_cosine": (limits.min_cosine, result.cosine_mean, "cosine ≥ {:g}"),
+        "min_group_cosine": (
+            limits.min_group_cosine,
+            result.worst_group_cosine,
+            "cosine ≥ {:g} in each language",
+        ),
+        "max_noise_distance": (
+            limits.max_noise_distance,
+            None if result.cosine_mean is None else 1 - result.cosine_mean,
+            "1 − cosine ≤ {:.3g} (noise floor)",
+        ),
     }
     rows = []
     for gate in rung.gates:
         limit, value, text = asked[gate]
         if limit is not None and value is not None:
-            good = value >= limit if gate == "min_top1" else value <= limit
+            good = value >= limit if gate.startswith("min_") else value <= limit
             rows.append((text.format(limit), bool(good) and result.invalid is None))
     return rows
 

@@ -5,7 +5,6 @@ Readable without colour and within 100 columns.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from exporter.artifacts import target_bytes
-from exporter.parity import ParityReport, Rung, failures
+from exporter.parity import ComparisonResult, ParityReport, Rung, failures
+from exporter.parity.shown import figure, loss_of, percent
 from exporter.planning import QuantPlan
+
+_LOGIT_TITLES = ("positions", "max rel", "SQNR dB", "KL, nats", "same top", "ppl ratio")
 
 
 def render_result(data: Mapping[str, Any], folder: Path | None = None) -> RenderableType:
@@ -25,17 +27,17 @@ def render_result(data: Mapping[str, Any], folder: Path | None = None) -> Render
     plan, parity = QuantPlan.from_json(data["plan"]), ParityReport.from_json(data["parity"])
     where = folder or Path("out") / data["recipe"]["name"]
     table = _table()
-    for name, justify in (
-        ("target", "left"), ("MB before", "right"), ("MB after", "right"), ("KL, nats", "right"),
-        ("same top token", "right"), ("perplexity ratio (95 %)", "right"),
-    ):  # fmt: skip
-        table.add_column(name, justify=justify, no_wrap=name != "target")  # type: ignore[arg-type]  # literals
+    table.add_column("target")
+    rungs = {name: parity.shipped(name) for name in data["targets"]}
+    losses = {name: loss_of(plan.task, rung.result if rung else None) for name, rung in rungs.items()}
+    for title in ("MB before", "MB after", *(shown.title for shown in loss_of(plan.task, None))):
+        table.add_column(title, justify="right", no_wrap=True)
     for name, target in data["targets"].items():
         table.add_row(
             name,
             f"{plan.float_megabytes:,.1f}",
             f"{target_bytes(target) / 1e6:,.1f}",
-            *_loss(parity.shipped(name)),
+            *(shown.value for shown in losses[name]),
         )
     files = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     files.add_column(no_wrap=True)
@@ -52,24 +54,33 @@ def render_parity(parity: Mapping[str, Any], layers: bool = False) -> Renderable
     report = ParityReport.from_json(parity)
     table = _table()
     table.add_column("rung")
-    for name in ("positions", "max rel", "SQNR dB", "KL, nats", "same top", "ppl ratio", "limits"):
+    vectors = any(rung.result.cosine_mean is not None for rung in report.rungs)
+    titles = ("texts", "max rel", "SQNR dB", "cosine", "worst text") if vectors else _LOGIT_TITLES
+    for name in (*titles, "limits"):
         table.add_column(name, justify="right", no_wrap=True)
     for rung in report.rungs:
         result = rung.result
         table.add_row(
             Text(rung.name),
             f"{result.positions:,}",
-            _figure(result.max_rel, ".2e"),
-            _figure(result.sqnr_db, ".1f"),
-            _figure(result.kl_mean, ".2g" if result.kl_mean < 1e-3 else ".4f"),
-            _percent(result.same_top1),
-            _figure(result.ppl_ratio, ".4f"),
+            figure(result.max_rel, ".2e"),
+            figure(result.sqnr_db, ".1f"),
+            *(_cosines(result) if vectors else _logits(result)),
             _judged(rung),
         )
     parts: list[RenderableType] = [table]
     if layers:
         parts.append(_layer_table(report))
     return Group(*parts, _verdict(report))
+
+
+def _logits(result: ComparisonResult) -> tuple[str, ...]:
+    kl = figure(result.kl_mean, ".2g" if result.kl_mean < 1e-3 else ".4f")
+    return kl, percent(result.same_top1), figure(result.ppl_ratio, ".4f")
+
+
+def _cosines(result: ComparisonResult) -> tuple[str, ...]:
+    return figure(result.cosine_mean, ".6f"), figure(result.cosine_min, ".4f")
 
 
 def _layer_table(report: ParityReport) -> Table:
@@ -79,7 +90,7 @@ def _layer_table(report: ParityReport) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for layer in report.layers:
         mark = "< rises here" if layer.name == report.first_layer else ""
-        weight, output = _figure(layer.weight_sqnr_db, ".1f"), _figure(layer.output_sqnr_db, ".1f")
+        weight, output = figure(layer.weight_sqnr_db, ".1f"), figure(layer.output_sqnr_db, ".1f")
         table.add_row(Text(layer.name), str(layer.bits), weight, output, mark)
     return table
 
@@ -94,32 +105,11 @@ def _verdict(report: ParityReport) -> Text:
     return text
 
 
-def _loss(rung: Rung | None) -> tuple[str, str, str]:
-    """KL, share of the same most likely token, perplexity ratio with its interval."""
-    if rung is None:
-        return "–", "–", "–"
-    result = rung.result
-    ratio = _figure(result.ppl_ratio, ".3f")
-    if result.ppl_ratio_ci is not None:
-        ratio += " ({} to {})".format(*(_figure(end, ".3f") for end in result.ppl_ratio_ci))
-    return _figure(result.kl_mean, ".4f"), _percent(result.same_top1), ratio
-
-
 def _judged(rung: Rung) -> str:
     """Whether the rung held its limits; `none` where the recipe sets none for it."""
     if failures(rung):
         return "MISSED"
     return "held" if any(getattr(rung.limits, gate) is not None for gate in rung.gates) else "none"
-
-
-def _figure(value: float | None, form: str) -> str:
-    if value is None or math.isnan(value):
-        return "–" if value is None else "no number"
-    return format(value, form)
-
-
-def _percent(share: float) -> str:
-    return "no number" if math.isnan(share) else f"{100 * share:.1f} %"
 
 
 def _table() -> Table:

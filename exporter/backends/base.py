@@ -37,7 +37,10 @@ ActivationMode = Literal["as-shipped", "float"]
 
 @dataclass(frozen=True)
 class PackedStatic:
-    """What a static layer takes and gives, as the file has it: scale and zero point of each, and the bias."""
+    """What a static layer takes and gives, as the file has it: scale and zero point of each, and the bias.
+
+    Zero points are those of codes from -128 on: a file with codes from 0 on holds the same values, 128 higher.
+    """
 
     input: tuple[float, int]
     output: tuple[float, int]

@@ -27,15 +27,18 @@ def render(result: BenchResult) -> RenderableType:
     bandwidth = result.read_bandwidth.maximum / 1e9
     machine = f"{result.processor}, {result.threads} threads, reads {bandwidth:.1f} GB/s from memory"
     settings = result.settings
+    calls = "calls" if result.task != "text-generation" else f"repeats, {settings.steps} tokens each"
     how = (
-        f"median (minimum to maximum) of {settings.repeats} repeats, {settings.steps} tokens each; "
-        f"load and first token of {settings.starts} fresh processes, files in the page cache; "
+        f"median (minimum to maximum) of {settings.repeats} {calls}; "
+        f"load and first {'token' if result.task == 'text-generation' else 'call'} of {settings.starts} fresh processes, files in the page cache; "
         "memory without Python and the runtime's libraries"
     )
     return Group(table, Text(machine), Text(how, style="dim"), *(Text(note) for note in result.notes))
 
 
 def _rows(result: BenchResult) -> list[tuple[str, Callable[[RuntimeBench], str]]]:
+    if result.task != "text-generation":
+        return _encoder_rows(result)
     rows: list[tuple[str, Callable[[RuntimeBench], str]]] = [
         ("file, MB", lambda r: _megabytes(r.file_bytes)),
         ("KV cache, MB", lambda r: f"{_megabytes(r.cache_bytes)} at {r.context:,}"),
@@ -52,6 +55,28 @@ def _rows(result: BenchResult) -> list[tuple[str, Callable[[RuntimeBench], str]]
     for tokens in dict.fromkeys(p.tokens for r in result.runtimes for p in r.prefill):
         rows.append((f"prefill of {tokens:,}, tokens/s", lambda r, tokens=tokens: _prefill(r, tokens)))  # type: ignore[misc]
     return rows
+
+
+def _encoder_rows(result: BenchResult) -> list[tuple[str, Callable[[RuntimeBench], str]]]:
+    rows: list[tuple[str, Callable[[RuntimeBench], str]]] = [
+        ("file, MB", lambda r: _megabytes(r.file_bytes)),
+        ("load, s", lambda r: _spread(r.load_seconds, ".2f")),
+        ("load and first call, s", lambda r: _spread(r.first_token_seconds, ".2f")),
+        ("memory after load, MB", lambda r: _memory(r.memory_after_load)),
+        ("memory after the longest call, MB", lambda r: _memory(r.memory_after_generation)),
+        ("peak / file", lambda r: f"{r.memory_ratio:.2f}"),
+    ]
+    for tokens in dict.fromkeys(p.tokens for r in result.runtimes for p in r.prefill):
+        title = f"one call of {tokens:,} tokens, ms" if tokens > 1 else "one call, ms"
+        rows.append((title, lambda r, tokens=tokens: _call(r, tokens)))  # type: ignore[misc]
+    return rows
+
+
+def _call(runtime: RuntimeBench, tokens: int) -> str:
+    seconds = runtime.call_seconds(tokens)
+    if seconds is None:
+        return "–"
+    return _spread(Spread(*(1000 * x for x in (seconds.minimum, seconds.median, seconds.maximum))), ".2f")
 
 
 def _decode(runtime: RuntimeBench, past: int) -> str:

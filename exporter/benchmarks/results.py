@@ -9,6 +9,7 @@ from typing import Any
 from exporter.benchmarks.figures import Memory, Spread
 from exporter.benchmarks.machine import available_threads
 from exporter.errors import ArtifactError
+from exporter.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class BenchSettings:
     repeats: int = 5
     past: tuple[int, ...] = (16, 128, 512, 2048)
     prefill: tuple[int, ...] = (64, 256, 1024)
+    calls: tuple[int, ...] = (16, 128, 512)  # tokens of one call of an encoder
     steps: int = 32  # tokens decoded for one figure
     prompt: int = 64  # tokens before the first one of an answer
     starts: int = 3  # fresh processes per runtime
@@ -40,7 +42,7 @@ class BenchSettings:
     def quick(self) -> BenchSettings:
         """Seconds instead of minutes; every part runs, no figure is worth quoting."""
         return replace(
-            self, repeats=1, past=(16,), prefill=(8,), steps=4, prompt=8, starts=1, bandwidth_bytes=2**24
+            self, repeats=1, past=(16,), prefill=(8,), calls=(8,), steps=4, prompt=8, starts=1, bandwidth_bytes=2**24
         )
 
 
@@ -79,6 +81,14 @@ class RuntimeBench:
     decode: tuple[Decoding, ...]
     prefill: tuple[Prefilling, ...]
 
+    def call_seconds(self, tokens: int) -> Spread | None:
+        """Of one call of an encoder on that many tokens; None where it was not measured."""
+        for found in self.prefill:
+            if found.tokens == tokens:
+                speed = found.tokens_per_second
+                return Spread(tokens / speed.maximum, tokens / speed.median, tokens / speed.minimum)
+        return None
+
     @property
     def memory_ratio(self) -> float:
         """Peak after generation against file and KV cache."""
@@ -96,6 +106,7 @@ class BenchResult:
     settings: BenchSettings
     runtimes: tuple[RuntimeBench, ...]
     notes: tuple[str, ...]
+    task: Task = "text-generation"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for json.dumps."""

@@ -41,12 +41,14 @@ Opener = Callable[[], Callable[[Path, int, int], Engine]]  # imports the runtime
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve one of the runtimes that qexport writes for."""
+    from exporter.benchmarks.encoders import ENCODER_ENGINES
     from exporter.benchmarks.engines import ENGINES
 
+    engines = {**ENGINES, **ENCODER_ENGINES}
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("engine", choices=sorted(ENGINES))
+    parser.add_argument("engine", choices=sorted(engines))
     path, threads, context, rest = worker_arguments(parser, arguments)
-    serve(ENGINES[rest.engine], path, threads, context)
+    serve(engines[rest.engine], path, threads, context)
 
 
 def worker_arguments(

@@ -43,7 +43,9 @@ def fold_batch_norms(model: torch.nn.Module, inputs: tuple[Any, ...], shapes: An
     cannot be traced keeps its norms, each with the reason.
     """
     outcome = Folding()
-    norms = {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)}
+    norms = {
+        name: m for name, m in model.named_modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)
+    }
     if not norms:
         return outcome
     try:
@@ -104,7 +106,9 @@ def _obstacle(model: torch.nn.Module, norm: str, layer: str) -> str | None:
         return "it normalises by the batch at hand"
     shared = [name for name, p in model.named_parameters(remove_duplicate=False) if p is first.weight]
     if len(shared) > 1:
-        return f"the weight of {layer} is shared with {', '.join(n for n in shared if n != f'{layer}.weight')}"
+        return (
+            f"the weight of {layer} is shared with {', '.join(n for n in shared if n != f'{layer}.weight')}"
+        )
     return None
 
 
@@ -122,4 +126,3 @@ def _fold(layer: torch.nn.Module, norm: torch.nn.Module) -> None:
     scaled = filters * factor.reshape(-1, *[1] * (filters.dim() - 1))
     layer.weight = torch.nn.Parameter(scaled.float(), requires_grad=False)
     layer.bias = torch.nn.Parameter(moved.float(), requires_grad=False)
-

@@ -23,6 +23,10 @@ class Pointwise(torch.nn.Module):
         self.linear = linear
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(batch, in, height, width) -> (batch, out, height, width)."""
-        found: torch.Tensor = self.linear(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        """(batch, in, height, width) -> (batch, out, height, width), by way of (batch, places, channels).
+
+        Three axes, since XNNPACK's passes in ExecuTorch reorder whatever has four.
+        """
+        places = x.flatten(2).transpose(1, 2)
+        found: torch.Tensor = self.linear(places).transpose(1, 2).unflatten(2, x.shape[2:])
         return found

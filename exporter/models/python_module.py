@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from exporter.errors import PlanError, SourceError, first_line
 from exporter.layers import LayerInfo, ModelLayers
 from exporter.models import layer_list
-from exporter.models.skeleton import LayerFactory, PlannedLayer
+from exporter.models.skeleton import LayerFactory, PlannedLayer, Program
 from exporter.models.sources import PythonFunction
 from exporter.numerics import FloatArray, QuantizedTensor
 from exporter.schemes import QuantScheme
@@ -137,6 +137,7 @@ class ModuleSkeleton:
     tokenizer_folder: Path | None = None
     config: Any = None
     calibration: tuple[tuple[int, ...], ...] = ()
+    programs: tuple[Program, ...] = ()  # the function's own example inputs say it all
 
     def __init__(
         self,

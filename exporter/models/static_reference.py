@@ -90,7 +90,7 @@ def _output_step(program: torch.export.ExportedProgram) -> float:
     output = next(node for node in program.graph.nodes if node.op == "output")
     steps = [
         float(node.args[1])  # type: ignore[arg-type]
-        for node in output.args[0]  # type: ignore[union-attr]
+        for node in output.args[0]
         if isinstance(node, torch.fx.Node)
         and node.op == "call_function"
         and operator_name(node) == "dequantize_per_tensor"

@@ -16,6 +16,7 @@ from exporter.parity.ladder import (
     first_rise,
 )
 from exporter.parity.metrics import ComparisonResult, LogitComparison, invalid_logits
+from exporter.parity.vectors import VectorComparison
 
 __all__ = [
     "RISE_DB",
@@ -30,6 +31,7 @@ __all__ = [
     "Rung",
     "RungActivations",
     "RungKind",
+    "VectorComparison",
     "failures",
     "find_rise",
     "first_rise",

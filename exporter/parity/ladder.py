@@ -28,6 +28,9 @@ class Limits:
     max_noise_kl: float | None = None  # nats, measured: what rounding on the way leaves room for
     min_top1: float | None = None  # parity.quantisation.min_top1, share
     max_ppl_ratio: float | None = None  # parity.quantisation.max_ppl_ratio
+    min_cosine: float | None = None  # parity.quantisation.min_cosine, mean over examples
+    min_group_cosine: float | None = None  # parity.quantisation.min_language_cosine, of the worst language
+    max_noise_distance: float | None = None  # 1 - mean cosine, measured: as max_noise_kl
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,12 @@ class Rung:
         """
         if self.kind == "lowering" and self.limits.max_noise_kl is not None:
             return ("max_noise_kl",)
+        if self.kind == "lowering" and self.limits.max_noise_distance is not None:
+            return ("max_noise_distance",)
         if self.kind == "lowering" and self.activations == "float":
             return ("max_rel",)
+        if self.result.cosine_mean is not None:
+            return ("min_cosine", "min_group_cosine")
         return ("max_kl", "min_top1", "max_ppl_ratio")
 
 
@@ -171,8 +178,9 @@ def failures(rung: Rung) -> list[str]:
     """Each gate that the rung misses, as a sentence: rung, value, limit, way out."""
     result, limits = rung.result, rung.limits
     if result.invalid is not None:
-        return [f"{rung.name}: the logits cannot be judged. {result.invalid}. Do not ship these files"]
-    found = []
+        what = "logits" if result.cosine_mean is None else "vectors"
+        return [f"{rung.name}: the {what} cannot be judged. {result.invalid}. Do not ship these files"]
+    found = _vector_failures(rung)
     if "max_rel" in rung.gates and limits.max_rel is not None and not result.max_rel <= limits.max_rel:
         found.append(
             f"{rung.name}: the largest relative error is {result.max_rel:.3g}, over the limit "
@@ -206,6 +214,32 @@ def failures(rung: Rung) -> list[str]:
         found.append(
             f"{rung.name}: perplexity is {ratio:.3f} times the reference's{interval}, over the limit "
             f"{most:g} (parity.quantisation.max_ppl_ratio). {_MORE_BITS}"
+        )
+    return found
+
+
+def _vector_failures(rung: Rung) -> list[str]:
+    """Those of the gates for vectors that the rung misses."""
+    result, limits, found = rung.result, rung.limits, []
+    cosine, noise = result.cosine_mean, limits.max_noise_distance
+    if cosine is None:
+        return []
+    if "max_noise_distance" in rung.gates and noise is not None and not 1 - cosine <= noise:
+        found.append(
+            f"{rung.name}: the mean cosine is {cosine:.6f}, further from 1 than the {noise:.3g} that the measured "
+            f"noise floor allows. {rung.candidate} does not compute what {rung.reference} computes from the same "
+            "integers. Do not ship these files"
+        )
+    if "min_cosine" in rung.gates and limits.min_cosine is not None and not cosine >= limits.min_cosine:
+        found.append(
+            f"{rung.name}: the mean cosine to the float model's vectors is {cosine:.4f}, under the limit "
+            f"{limits.min_cosine:g} (parity.quantisation.min_cosine). {_MORE_BITS}"
+        )
+    lowest, least = result.worst_group_cosine, limits.min_group_cosine
+    if "min_group_cosine" in rung.gates and least is not None and lowest is not None and not lowest >= least:
+        found.append(
+            f"{rung.name}: the mean cosine of texts in {result.worst_group} is {lowest:.4f}, under the limit "
+            f"{least:g} (parity.quantisation.min_language_cosine). {_MORE_BITS}"
         )
     return found
 
@@ -325,7 +359,7 @@ def _optional(value: float | str | None) -> float | None:
     return None if value is None else float(value)
 
 
-_NUMBERS = {field.name for field in fields(ComparisonResult)} - {"invalid", "ppl_ratio_ci"}
+_NUMBERS = {field.name for field in fields(ComparisonResult)} - {"invalid", "ppl_ratio_ci", "worst_group"}
 
 
 def _rung(entry: Mapping[str, Any]) -> Rung:

@@ -64,6 +64,11 @@ class ComparisonResult:
     ppl_ratio: float | None = None  # candidate / reference
     ppl_ratio_ci: tuple[float, float] | None = None  # 95 %; None below 5 scored positions
     invalid: str | None = None  # why these logits cannot be judged (NaN, constant, none)
+    # Of vectors (parity.vectors), which have no distribution: KL and top-1 are then not-a-number.
+    cosine_mean: float | None = None  # over examples
+    cosine_min: float | None = None  # of the worst example
+    worst_group: str | None = None  # the language with the lowest mean, where there are several
+    worst_group_cosine: float | None = None
 
 
 class LogitComparison:

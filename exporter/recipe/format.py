@@ -33,6 +33,7 @@ from exporter.recipe.fields import (
     refuse,
 )
 from exporter.recipe.patterns import Pattern
+from exporter.recipe.scheme_format import SCHEME, SchemeDraft
 from exporter.recipe.types import (
     ON_UNSUPPORTED,
     Calibration,
@@ -46,21 +47,7 @@ from exporter.recipe.types import (
     Rule,
     SchemeEntry,
 )
-from exporter.schemes import (
-    ACTIVATIONS,
-    FLOAT,
-    GRANULARITIES,
-    GROUP_SIZES,
-    METHODS,
-    OBSERVERS,
-    WEIGHTS,
-    Activations,
-    Granularity,
-    Method,
-    Observer,
-    QuantScheme,
-    Weights,
-)
+from exporter.schemes import FLOAT
 from exporter.targets import DEFAULT_CONTEXT, KV_CACHE_TYPES, Target
 from exporter.tasks import TASKS, Task
 
@@ -69,27 +56,6 @@ ABIS = ("arm64-v8a", "armeabi-v7a", "x86_64", "x86")
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _SCHEME_NAME = r"[A-Za-z][A-Za-z0-9_-]{0,31}"
 _WORD = r"[a-z0-9][a-z0-9_-]*"
-
-
-@dataclass(frozen=True)
-class SchemeDraft:
-    """A scheme before it has its name, which is the key it stands under."""
-
-    weights: Weights
-    group: int | Granularity
-    symmetric: bool
-    activations: Activations
-    method: Method
-    observer: Observer
-    place: Place
-    group_place: Place
-
-    def named(self, name: str) -> SchemeEntry:
-        """The scheme under its name."""
-        scheme = QuantScheme(
-            name, self.weights, self.group, self.symmetric, self.activations, self.method, self.observer
-        )
-        return SchemeEntry(scheme, self.place, self.group_place)
 
 
 @dataclass(frozen=True)
@@ -171,26 +137,6 @@ class _Dimension:
         return {"anyOf": [{"type": "integer", "minimum": 1}, {"const": "*"}]}
 
 
-def _scheme(
-    node: MapNode,
-    weights: Weights,
-    group: int | Granularity = "channel",
-    symmetric: bool = True,
-    activations: Activations = "float",
-    method: Method = "mse",
-    observer: Observer = "minmax",
-) -> SchemeDraft:
-    # raises ValueError for a wrong mix
-    scheme = QuantScheme("", weights, group, symmetric, activations, method, observer)
-    if weights == "float" and "group" in node.entries:
-        raise ValueError("float weights have no group")
-    if "observer" in node.entries and not scheme.is_static:
-        raise ValueError(f"an observer measures ranges of static activations; these are {activations}")
-    group_entry = node.entries.get("group")
-    group_place = group_entry.node.place if group_entry else node.place
-    return SchemeDraft(weights, group, symmetric, activations, method, observer, node.place, group_place)
-
-
 def _rule(
     node: MapNode,
     scheme: tuple[str, Place],
@@ -245,7 +191,7 @@ def _each_backend_once(targets: list[tuple[Target, Place]], where: str, problems
 def recipe_record(scheme_names: tuple[str, ...] | None) -> Record[RecipeDraft]:
     """The whole format. `scheme_names` are those of the recipe at hand; None for the JSON Schema."""
     scheme_name = "a name of at most 32 letters, digits, '_' and '-', a letter first"
-    schemes = MapOf(_SCHEME, _SCHEME_NAME, scheme_name, reserved=(FLOAT.name,))
+    schemes = MapOf(SCHEME, _SCHEME_NAME, scheme_name, reserved=(FLOAT.name,))
     rules = Located(ListOf(_rule_record(scheme_names)))
     return Record(
         _recipe,
@@ -297,36 +243,6 @@ def _rule_record(scheme_names: tuple[str, ...] | None) -> Record[RuleDraft]:
         {"anyOf": [{"required": ["match"]}, {"required": ["kind"]}, {"required": ["shape"]}]},
     )
 
-
-_SCHEME = Record(
-    _scheme,
-    {
-        "weights": Field(Choice(WEIGHTS), "width of a stored weight", required=True),
-        "group": Field(
-            Choice((*GROUP_SIZES, *GRANULARITIES)),
-            "weights along the input axis that share a scale; channel: a whole output row",
-            default="channel",
-        ),
-        "symmetric": Field(Boolean(), "true: no zero points", default=True),
-        "activations": Field(
-            Choice(ACTIVATIONS),
-            "dynamic-int8: the runtime quantises the layer's input too; static-*: input and output are integers "
-            "whose ranges calibration measures",
-            default="float",
-        ),
-        "method": Field(
-            Choice(METHODS),
-            "how scales are found: mse searches for the least error, rtn covers the largest weight",
-            default="mse",
-        ),
-        "observer": Field(
-            Choice(OBSERVERS),
-            "how the range of a static activation is found: all that was seen, all but the rarest values, the "
-            "least divergence of the histogram, or the least squared error",
-            default="minmax",
-        ),
-    },
-)
 
 _MODEL = Record(
     _model,
@@ -402,6 +318,10 @@ _QUANTISATION = Record(
         "max_kl": Field(Number(0, 100), "largest mean KL divergence, nats per token"),
         "min_top1": Field(Number(0, 1), "smallest share of tokens with the same most likely next token"),
         "max_ppl_ratio": Field(Number(1, 1000), "largest perplexity over the float model's"),
+        "min_cosine": Field(
+            Number(-1, 1), "smallest mean cosine of an embedding to the float model's, of feature-extraction"
+        ),
+        "min_language_cosine": Field(Number(-1, 1), "the same, of the language where it is lowest"),
     },
 )
 

@@ -149,6 +149,8 @@ class QuantisationGate:
     max_kl: float | None = None
     min_top1: float | None = None
     max_ppl_ratio: float | None = None
+    min_cosine: float | None = None
+    min_language_cosine: float | None = None
 
 
 @dataclass(frozen=True)

@@ -81,9 +81,7 @@ def _measure(
         for number, sample in enumerate(samples(), start=1):
             _run(module, sample, wanted, {name: [histograms[name]] for name in counting}, number)
             progress("histograms", (count + number) / total)
-    ranges = {
-        name: OBSERVERS[placement.observers[name]](histograms[name], placement.codes) for name in names
-    }
+    ranges = {name: OBSERVERS[placement.observers[name]](histograms[name], placement.codes) for name in names}
     for group in placement.alike:
         low = min(ranges[name][0] for name in group)
         high = max(ranges[name][1] for name in group)
@@ -106,6 +104,7 @@ class _Watching(torch.fx.Interpreter):
 
     def __init__(self, module: torch.fx.GraphModule, look: Callable[[str, torch.Tensor], None]) -> None:
         super().__init__(module)  # values nobody needs any more are let go of
+        self.extra_traceback = False  # it would be added to our own message
         self._look = look
 
     def run_node(self, n: torch.fx.Node) -> Any:

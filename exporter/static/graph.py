@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.ao.quantization.fx._decomposed  # noqa: F401  registers quantized_decomposed
+import torch.ao.quantization.fx._decomposed
 from torch.export import ExportedProgram
 from torch.export.graph_signature import TensorArgument
 
@@ -30,7 +30,8 @@ def functional(program: ExportedProgram) -> ExportedProgram:
     schemas = (getattr(node.target, "_schema", None) for node in program.graph.nodes)
     if not any(schema is not None and schema.is_mutable for schema in schemas):
         return program
-    return program.run_decompositions({})
+    changed: ExportedProgram = program.run_decompositions({})
+    return changed
 
 
 def insert(program: ExportedProgram, placement: Placement, plan: StaticPlan) -> None:
@@ -57,16 +58,16 @@ def insert(program: ExportedProgram, placement: Placement, plan: StaticPlan) -> 
         with graph.inserting_after(after):
             held = _quantize(graph, node, params)
         shared: torch.fx.Node | None = None  # what is float takes one dequantised value
-        for reader, place in readers:
+        for reader, entry in readers:
             if reader in placement.takers[node]:
-                with graph.inserting_before(place):
+                with graph.inserting_before(entry):
                     found = _dequantize(graph, held, node, params)
             else:
                 if shared is None:
                     with graph.inserting_after(held):
                         shared = _dequantize(graph, held, node, params)
                 found = shared
-            place.replace_input_with(node, found)
+            entry.replace_input_with(node, found)
     _name_outputs(program)
     graph.eliminate_dead_code()
     graph.lint()
@@ -134,8 +135,6 @@ def _name_outputs(program: ExportedProgram) -> None:
             spec.arg.name = node.name
 
 
-
-
 def with_integers(
     program: ExportedProgram, schemes: Mapping[str, QuantScheme], plan: StaticPlan | None
 ) -> ExportedProgram:
@@ -147,7 +146,9 @@ def with_integers(
     if not static:
         return program
     if plan is None:
-        raise LoweringError(f"layer {next(iter(static))}: is static and its ranges were not measured; calibrate first")
+        raise LoweringError(
+            f"layer {next(iter(static))}: is static and its ranges were not measured; calibrate first"
+        )
     program = functional(program)
     insert(program, place(program, static, [name for name in schemes if name not in static]), plan)
     return program

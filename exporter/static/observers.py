@@ -152,7 +152,7 @@ def entropy(histogram: Histogram, limits: tuple[int, int]) -> Range:
     if largest == 0:
         return 0.0, 0.0
     places = np.minimum(np.abs(histogram.centres) * (BINS / largest), BINS - 1).astype(np.int64)
-    magnitudes = np.bincount(places, weights=histogram.counts, minlength=BINS)
+    magnitudes = np.bincount(places, weights=histogram.counts, minlength=BINS).astype(np.float64)
     codes = limits[1] - limits[0] + 1
     levels = codes if low >= 0 or high <= 0 else codes // 2
     threshold = largest * _least_divergence(magnitudes, levels) / BINS

@@ -48,7 +48,8 @@ class ValueParams:
         """Nearest codes, half to even, clipped: quantize_per_tensor of PyTorch's quantized_decomposed."""
         inverse = np.float32(1.0 / np.float32(self.scale))
         codes = np.rint(np.asarray(x, np.float32) * inverse) + self.zero_point
-        return np.clip(codes, self.low, self.high).astype(np.int64)
+        found: NDArray[np.int64] = np.clip(codes, self.low, self.high).astype(np.int64)
+        return found
 
     def values(self, codes: NDArray[Any]) -> FloatArray:
         """float32 values that the codes stand for."""
@@ -136,16 +137,16 @@ def least_weight_scales(bias: FloatArray, values: ValueParams, output: ValuePara
     return found
 
 
-def bias_correction(
-    weight: FloatArray, held: FloatArray, means: FloatArray, groups: int
-) -> FloatArray:
+def bias_correction(weight: FloatArray, held: FloatArray, means: FloatArray, groups: int) -> FloatArray:
     """(out,) what a layer's output loses on average because of `held` instead of `weight`, to be added to its bias.
 
     Both (out, in / groups, …), `means` (in,): of each channel of the input. Rounding errors of one row do not
     cancel where inputs are never negative, as behind a ReLU. (Nagel et al., Data-Free Quantization Through Weight
     Equalization and Bias Correction, ICCV 2019, section 4.2; with measured means.)
     """
-    error = (weight.astype(np.float64) - held).reshape(*weight.shape[:2], -1).sum(axis=2)  # (out, in / groups)
+    error = (
+        (weight.astype(np.float64) - held).reshape(*weight.shape[:2], -1).sum(axis=2)
+    )  # (out, in / groups)
     by_group = means.astype(np.float64).reshape(groups, -1)
     of_row = np.repeat(by_group, len(weight) // groups, axis=0)  # (out, in / groups)
     found: FloatArray = (error * of_row).sum(axis=1).astype(np.float32)
@@ -168,5 +169,3 @@ def quantize_bias(
             f"{_LARGEST_BIAS:,} are exact"
         )
     return codes.astype(np.int32), scales
-
-

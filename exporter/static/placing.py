@@ -102,10 +102,10 @@ class _Placing:
         """All decisions."""
         for node in self.nodes:
             if node.op == "call_function" and operator_name(node) in _NOTHING:
-                self.through[node] = node.args[0]  # type: ignore[assignment]
+                self.through[node] = node.args[0]
             elif self._pads_a_layer(node):
                 self.pads.add(node)
-                self.through[node] = node.args[0]  # type: ignore[assignment]
+                self.through[node] = node.args[0]
         self.candidates = {node for node in self.nodes if self._could(node)}
         self._fuse_clamps()
         self._narrow()
@@ -179,7 +179,7 @@ class _Placing:
         for node in self.nodes:
             if node.op != "call_function" or operator_name(node) not in _CLAMPS:
                 continue
-            producer = self.source(node.args[0])  # type: ignore[arg-type]
+            producer = self.source(node.args[0])
             makes = producer in self.static or (
                 producer in self.candidates and operator_name(producer) in _COMPUTING
             )
@@ -277,9 +277,7 @@ class _Placing:
                 layer: (self._value_name(self.source(node.args[0])), self._value_name(node))  # type: ignore[arg-type]
                 for node, layer in self.static.items()
             },
-            convolves={
-                layer: operator_name(node) != "linear" for node, layer in self.static.items()
-            },
+            convolves={layer: operator_name(node) != "linear" for node, layer in self.static.items()},
             codes=codes,
             observers=self._observers(integer, takers),
             left=self.left,
@@ -340,12 +338,16 @@ def _unfit(node: torch.fx.Node) -> str | None:
     name, args = operator_name(node), node.args
     tensors = [n for n in node.all_input_nodes if _is_float_tensor(n)]
     if name in ("add", "mul"):
-        if len([a for a in args[:2] if isinstance(a, torch.fx.Node)]) != 2 or node.kwargs.get("alpha", 1) != 1:
+        if (
+            len([a for a in args[:2] if isinstance(a, torch.fx.Node)]) != 2
+            or node.kwargs.get("alpha", 1) != 1
+        ):
             return "adds or multiplies a number, and the integer kernels take two tensors"
         return None if len(tensors) in (1, 2) else "takes a tensor that is no float"
     shape = tensors[0].meta["val"].shape if tensors else ()
     if name == "mean":
-        axes = sorted(axis % 4 for axis in args[1]) if len(args) > 1 and isinstance(args[1], list | tuple) else []
+        given = args[1] if len(args) > 1 and isinstance(args[1], list | tuple) else ()
+        axes = sorted(axis % 4 for axis in given if isinstance(axis, int))
         keep = len(args) > 2 and bool(args[2])
         if len(shape) != 4 or axes != [2, 3] or not keep:
             return "is a mean of other axes than height and width of four, kept as axes of one"

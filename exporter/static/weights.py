@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.ao.quantization.fx._decomposed  # noqa: F401  registers quantized_decomposed
+import torch.ao.quantization.fx._decomposed
 from numpy.typing import NDArray
 
 from exporter.errors import PlanError
@@ -68,7 +68,7 @@ class StaticBias(torch.nn.Module):
 def make_static(module: torch.nn.Module, name: str, tensor: QuantizedTensor, plan: StaticPlan) -> None:
     """Replace weight and bias of layer `name`, in place; the bias makes up for what rounding the weight loses.
 
-    A layer without a bias gets one. Raises PlanError where the bias does not fit into the integers that its kernels take.
+    A layer without a bias gets one. Raises PlanError where the bias does not fit into the kernels' integers.
     """
     weight, bias = module.get_parameter("weight"), module._parameters.get("bias")
     exact = weight.detach().numpy()

@@ -9,9 +9,11 @@ from exporter.memory import VerifyRoom
 from exporter.models.causal_lm import CausalLM, CausalLMSkeleton
 from exporter.models.encoder_decoder import EncoderDecoder, EncoderDecoderSkeleton
 from exporter.models.loading import Model
+from exporter.models.pretrained import Pretrained, PretrainedSkeleton
 from exporter.models.python_module import ModuleSkeleton, PythonModule
 from exporter.parity import Limits
 from exporter.recipe import Recipe
+from exporter.verify.encoders import verify_encoder
 from exporter.verify.material import material_for
 from exporter.verify.modules import verify_module
 from exporter.verify.seq2seq import verify_seq2seq
@@ -22,7 +24,7 @@ __all__ = ["Verified", "verify_model"]
 
 def verify_model(
     model: Model,
-    skeleton: CausalLMSkeleton | ModuleSkeleton | EncoderDecoderSkeleton,
+    skeleton: CausalLMSkeleton | PretrainedSkeleton | ModuleSkeleton | EncoderDecoderSkeleton,
     folder: Path,
     recipe: Recipe,
     progress: Callable[[str, float], None],
@@ -35,6 +37,8 @@ def verify_model(
         max_kl=gates.quantisation.max_kl,
         min_top1=gates.quantisation.min_top1,
         max_ppl_ratio=gates.quantisation.max_ppl_ratio,
+        min_cosine=gates.quantisation.min_cosine,
+        min_group_cosine=gates.quantisation.min_language_cosine,
     )
     if isinstance(model, PythonModule):
         assert isinstance(skeleton, ModuleSkeleton)
@@ -42,6 +46,9 @@ def verify_model(
     if isinstance(model, EncoderDecoder):
         assert isinstance(skeleton, EncoderDecoderSkeleton)
         return verify_seq2seq(model, skeleton, folder, recipe, limits, progress)
+    if isinstance(skeleton, PretrainedSkeleton):
+        assert isinstance(model, Pretrained)
+        return verify_encoder(model, skeleton, folder, recipe, limits, progress, room)
     assert isinstance(model, CausalLM) and isinstance(skeleton, CausalLMSkeleton)
     material = material_for(model, recipe)
     return verify_text(model, skeleton, folder, recipe.targets, limits, material, progress, room)

@@ -55,10 +55,11 @@ def static_difference(packed: Mapping[str, PackedLayer], plan: StaticPlan) -> st
             ("takes", found.input, plan.input_of(name)),
             ("gives", found.output, plan.output_of(name)),
         ):
-            if pair != (wanted.scale, wanted.zero_point):
+            zero_point = wanted.zero_point - wanted.low - 128
+            if pair != (wanted.scale, zero_point):
                 return (
                     f"layer {name}: what it {what} has scale and zero point {pair[0]:.9g}, {pair[1]}, the plan says "
-                    f"{wanted.scale:.9g}, {wanted.zero_point}"
+                    f"{wanted.scale:.9g}, {zero_point}"
                 )
     return None
 

@@ -119,7 +119,9 @@ class _References:
     def like(self, float_dynamic: bool) -> _Reference:
         """What a runtime computes that leaves dynamic activations in float, or rounds them."""
         if float_dynamic not in self._made:
-            self._made[float_dynamic] = self._static(float_dynamic) if self.static else self._dynamic(float_dynamic)
+            self._made[float_dynamic] = (
+                self._static(float_dynamic) if self.static else self._dynamic(float_dynamic)
+            )
         return self._made[float_dynamic]
 
     def _dynamic(self, float_dynamic: bool) -> _Reference:
@@ -143,9 +145,12 @@ class _References:
         reference = StaticReference(self.skeleton, not float_dynamic)
         outputs = _run(reference, inputs)
         floor = max(
-            _compared(outputs, _run(reference.disturbed(seed), inputs)).kl_mean for seed in range(_DISTURBED_RUNS)
+            _compared(outputs, _run(reference.disturbed(seed), inputs)).kl_mean
+            for seed in range(_DISTURBED_RUNS)
         )
-        return _Reference(ROUNDED, outputs, True, max(_NOISE * floor, reference.output_step**2 / 2, _LEAST_NOISE))
+        return _Reference(
+            ROUNDED, outputs, True, max(_NOISE * floor, reference.output_step**2 / 2, _LEAST_NOISE)
+        )
 
 
 def _run(module: Callable[..., Any], inputs: Sequence[torch.Tensor]) -> Arrays:
@@ -172,6 +177,7 @@ def _compared(expected: Arrays, found: Arrays) -> ComparisonResult:
     comparison = LogitComparison()
     for a, b in zip(expected, found, strict=True):
         if np.issubdtype(a.dtype, np.floating):
-            columns = a.shape[-1] if a.ndim > 1 else a.size
+            # of four axes, a picture of features, an example is a row: a line of it may be all zeros behind a ReLU
+            columns = a.size // a.shape[0] if a.ndim > 3 else a.shape[-1] if a.ndim > 1 else a.size
             comparison.update(a.reshape(-1, columns), np.asarray(b).reshape(-1, columns))
     return comparison.result()

@@ -90,7 +90,8 @@ REFUSALS: list[tuple[LayerInfo, QuantScheme, Target, str]] = [
         LayerInfo("conv1", "conv", (8, 4, 3, 3)),
         W4,
         TARGET,
-        "quantised convolutions are not built for ONNX Runtime; use a float scheme",
+        "a convolution of several places is quantised with static activations only: MatMulNBits, which takes"
+        " float or dynamic ones, multiplies matrices; set activations: static-int8, or use a float scheme",
     ),
     (
         EMBEDDING,

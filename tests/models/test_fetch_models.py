@@ -89,7 +89,7 @@ def test_the_list_names_what_the_recipes_want():
     import tomllib
 
     listed = tomllib.loads(fetch_models.LIST.read_text())
-    files = {name if "convert" in model else model["file"] for name, model in listed.items()}
+    files = {name if fetch_models.is_folder(model) else model["file"] for name, model in listed.items()}
     recipes = Path(__file__).parents[2] / "recipes"
     wanted = {
         line.split("source:")[1].strip()

@@ -8,7 +8,6 @@ Where a program has a form without padding, that one is lowered: a single exampl
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version

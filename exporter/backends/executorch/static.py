@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import executorch.backends.xnnpack.operators  # noqa: F401  registers its visitors
+import torch
 from executorch.backends.xnnpack.operators.node_visitor import _node_visitor_dict
 from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import XNNGraph
 from torch.export import ExportedProgram
@@ -32,7 +32,7 @@ def with_float_biases(program: ExportedProgram) -> ExportedProgram:
         if node.op != "call_function" or operator_name(node) != "dequantize_per_channel":
             continue
         values, scales = node.args[0], node.args[1]
-        if not values.name in constants or values.meta["val"].dtype != torch.int32:
+        if values.name not in constants or values.meta["val"].dtype != torch.int32:
             continue
         held = program.state_dict
         codes, steps = held[constants[values.name]], held[constants[scales.name]]

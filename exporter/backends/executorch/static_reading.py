@@ -25,13 +25,17 @@ def exact_scales(graph: bytes) -> dict[int, float]:
 
     flatc prints six decimals of a float, which is not enough; places of the fields are those of schema.fbs.
     """
-    root = Table(graph, get(UOffsetTFlags.packer_type, graph, 0))  # type: ignore[no-untyped-call]
+    root = Table(graph, get(UOffsetTFlags.packer_type, graph, 0))
     found = {}
     values = root.Offset(_slot(2))
     for number in range(root.VectorLen(values) if values else 0):
         value = _table(root, root.Vector(values) + 4 * number)
         quantized = _field(value, 1) if _byte(value, 0) == _QUANTIZED_NUMBER else None
-        params = _field(quantized, 2) if quantized is not None and _byte(quantized, 1) == _PER_TENSOR_NUMBER else None
+        params = (
+            _field(quantized, 2)
+            if quantized is not None and _byte(quantized, 1) == _PER_TENSOR_NUMBER
+            else None
+        )
         if params is not None:
             place = params.Offset(_slot(0))
             found[number] = float(params.Get(Float32Flags, params.Pos + place)) if place else 0.0
@@ -44,7 +48,7 @@ def _slot(field: int) -> int:
 
 
 def _table(parent: Any, place: int) -> Any:
-    return Table(parent.Bytes, parent.Indirect(place))  # type: ignore[no-untyped-call]
+    return Table(parent.Bytes, parent.Indirect(place))
 
 
 def _field(table: Any, field: int) -> Any:
@@ -68,7 +72,10 @@ def static_layers(
             continue
         call = node["xnode_union"]
         source, weight, result = (values[call[key]] for key in ("input1_id", "filter_id", "output_id"))
-        if not all(is_static(value) for value in (source, result)) or weight["xvalue_union_type"] != _QUANTIZED:
+        if (
+            not all(is_static(value) for value in (source, result))
+            or weight["xvalue_union_type"] != _QUANTIZED
+        ):
             continue
         bias = values[call["bias_id"]] if call["bias_id"] < len(values) else None
         depthwise = node["xnode_union_type"] == "XNNDepthwiseConv2d"
@@ -78,7 +85,7 @@ def static_layers(
 def is_static(value: Mapping[str, Any]) -> bool:
     """Whether a value is integers of one fixed scale."""
     union = value["xvalue_union"]
-    return value["xvalue_union_type"] == _QUANTIZED and union["quant_params_type"] == "PerTensorQuant"
+    return bool(value["xvalue_union_type"] == _QUANTIZED and union["quant_params_type"] == "PerTensorQuant")
 
 
 def _pair(value: Mapping[str, Any]) -> tuple[float, int]:

@@ -44,7 +44,7 @@ def lower(skeleton: Skeleton, target: Target, folder: Path, progress: Progress) 
         name_integers(model, static)
     outcomes = passes.run(model, traced.context)
     if static:
-        outcomes["integers"] = settle_integers(model).facts()
+        outcomes["integers"] = settle_integers(model, target.abi).facts()
     if traced.context is not None:
         _give_default(model.graph, LOGITS_RANGE, LAST_TOKEN)
     external = naming.name_all(model, traced.dimensions)

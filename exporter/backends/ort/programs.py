@@ -54,7 +54,7 @@ def lower_programs(
             name_integers(model, static)
         found = passes.run(model, None)
         if static:
-            found["integers"] = settle_integers(model).facts()
+            found["integers"] = settle_integers(model, target.abi).facts()
         prefix = "" if len(programs) == 1 else f"{program.name}: "
         outcomes |= {prefix + one: outcome for one, outcome in found.items()}
         external = naming.name_all(model, traced.dimensions)

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from exporter.backends.base import Progress, Target
 from exporter.backends.ort import capabilities, cross_attention, passes, storage
 from exporter.backends.ort.genai import CONFIG, copy_tokenizer

@@ -30,7 +30,11 @@ def static_layers(model: onnx.ModelProto, load: Load, where: str) -> Iterator[Pa
             continue
         source = makers.get(node.input[0])
         ends = readers.get(node.output[0], [])
-        if source is None or source.op_type != "DequantizeLinear" or [n.op_type for n in ends] != ["QuantizeLinear"]:
+        if (
+            source is None
+            or source.op_type != "DequantizeLinear"
+            or [n.op_type for n in ends] != ["QuantizeLinear"]
+        ):
             raise ArtifactError(
                 f"{where}: layer {node.name} does not stand between integers; the file was changed after it was written"
             )
@@ -40,12 +44,17 @@ def static_layers(model: onnx.ModelProto, load: Load, where: str) -> Iterator[Pa
 
 
 def _pair(node: onnx.NodeProto, load: Load) -> tuple[float, int]:
-    """Scale and zero point of a quantize or dequantize node."""
-    return float(load(node.input[1]).reshape(-1)[0]), int(load(node.input[2]).reshape(-1)[0])
+    """Scale of a quantize or dequantize node, and its zero point among codes that begin at -128."""
+    zero = load(node.input[2]).reshape(-1)
+    return float(load(node.input[1]).reshape(-1)[0]), int(zero[0]) - (128 if zero.dtype == np.uint8 else 0)
 
 
 def _layer(
-    node: onnx.NodeProto, weight: onnx.NodeProto, load: Load, static: PackedStatic, bias: onnx.NodeProto | None
+    node: onnx.NodeProto,
+    weight: onnx.NodeProto,
+    load: Load,
+    static: PackedStatic,
+    bias: onnx.NodeProto | None,
 ) -> PackedLayer:
     stored = load(weight.input[0])
     values = np.ascontiguousarray(stored.reshape(len(stored), -1), np.int8)

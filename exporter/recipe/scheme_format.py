@@ -1,0 +1,96 @@
+"""The part of a recipe's format that says how a layer is stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from exporter.errors import Place
+from exporter.recipe.document import MapNode
+from exporter.recipe.fields import Boolean, Choice, Field, Record
+from exporter.recipe.types import SchemeEntry
+from exporter.schemes import (
+    ACTIVATIONS,
+    GRANULARITIES,
+    GROUP_SIZES,
+    METHODS,
+    OBSERVERS,
+    WEIGHTS,
+    Activations,
+    Granularity,
+    Method,
+    Observer,
+    QuantScheme,
+    Weights,
+)
+
+
+@dataclass(frozen=True)
+class SchemeDraft:
+    """A scheme before it has its name, which is the key it stands under."""
+
+    weights: Weights
+    group: int | Granularity
+    symmetric: bool
+    activations: Activations
+    method: Method
+    observer: Observer
+    place: Place
+    group_place: Place
+
+    def named(self, name: str) -> SchemeEntry:
+        """The scheme under its name."""
+        scheme = QuantScheme(
+            name, self.weights, self.group, self.symmetric, self.activations, self.method, self.observer
+        )
+        return SchemeEntry(scheme, self.place, self.group_place)
+
+
+def _scheme(
+    node: MapNode,
+    weights: Weights,
+    group: int | Granularity = "channel",
+    symmetric: bool = True,
+    activations: Activations = "float",
+    method: Method = "mse",
+    observer: Observer = "minmax",
+) -> SchemeDraft:
+    # raises ValueError for a wrong mix
+    scheme = QuantScheme("", weights, group, symmetric, activations, method, observer)
+    if weights == "float" and "group" in node.entries:
+        raise ValueError("float weights have no group")
+    if "observer" in node.entries and not scheme.is_static:
+        raise ValueError(f"an observer measures ranges of static activations; these are {activations}")
+    group_entry = node.entries.get("group")
+    group_place = group_entry.node.place if group_entry else node.place
+    return SchemeDraft(weights, group, symmetric, activations, method, observer, node.place, group_place)
+
+
+SCHEME = Record(
+    _scheme,
+    {
+        "weights": Field(Choice(WEIGHTS), "width of a stored weight", required=True),
+        "group": Field(
+            Choice((*GROUP_SIZES, *GRANULARITIES)),
+            "weights along the input axis that share a scale; channel: a whole output row",
+            default="channel",
+        ),
+        "symmetric": Field(Boolean(), "true: no zero points", default=True),
+        "activations": Field(
+            Choice(ACTIVATIONS),
+            "dynamic-int8: the runtime quantises the layer's input too; static-*: input and output are integers "
+            "whose ranges calibration measures",
+            default="float",
+        ),
+        "method": Field(
+            Choice(METHODS),
+            "how scales are found: mse searches for the least error, rtn covers the largest weight",
+            default="mse",
+        ),
+        "observer": Field(
+            Choice(OBSERVERS),
+            "how the range of a static activation is found: all that was seen, all but the rarest values, the "
+            "least divergence of the histogram, or the least squared error",
+            default="minmax",
+        ),
+    },
+)
