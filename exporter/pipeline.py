@@ -28,7 +28,7 @@ from exporter.artifacts import (
 from exporter.backends import get_backend
 from exporter.errors import ArtifactError, GateFailed, LoweringError, RecipeError, TraceError
 from exporter.evaluate import load_texts
-from exporter.memory import Room, held_memory, room_for, spoken
+from exporter.memory import Room, held_memory, release_to_system, room_for, spoken
 from exporter.models.causal_lm import CausalLMSkeleton
 from exporter.models.loading import Model, open_model
 from exporter.models.python_module import ModuleSkeleton, PythonModule
@@ -167,8 +167,10 @@ def _export(
                 folder.mkdir()
                 with _source_named(recipe.model.source, backend.name):
                     facts[backend.name] = backend.lower(skeleton, target, folder, progress)
+                release_to_system()  # reading back takes as much again
                 progress("reading back", 1.0)
                 difference = first_difference(backend.read_back(folder), schemes, integers)
+                release_to_system()
                 if difference:
                     raise LoweringError(f"{backend.name}: the file is not what the plan says. {difference}")
         with stages.stage("verify") as progress:

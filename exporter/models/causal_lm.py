@@ -77,7 +77,11 @@ class CausalLM:
             raise SourceError(f"{self.folder / 'config.json'}: {first_line(problem)}") from problem
 
     def tokenizer(self) -> Any:
-        """transformers' tokenizer. Raises SourceError when the folder has none."""
+        """transformers' tokenizer, read once. Raises SourceError when the folder has none."""
+        return self._tokenizer
+
+    @cached_property
+    def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
         try:

@@ -108,6 +108,7 @@ def open_session(
         raise ArtifactError(f"{path}: not found; export with the target onnxruntime first")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.enable_cpu_mem_arena = False  # it would keep every size of logits that was ever asked for
     model: str | bytes = str(path)
     if activations == "float" or extra_outputs:
         model = _edited(path, activations, extra_outputs)
