@@ -1,7 +1,8 @@
 """Rewrites of a traced language model so that XNNPACK takes a whole block into one delegate, in few operators.
 
 While a token is decoded, each operator of a delegate costs a microsecond or two for its shape and its start,
-as much as its arithmetic. All rewrites keep the numbers, bit for bit but for the order of two factors.
+as much as its arithmetic. All rewrites keep the numbers, bit for bit but for the order of factors
+and of a mean's terms.
 """
 
 from __future__ import annotations
@@ -224,7 +225,7 @@ def _is_mean_over_last(node: torch.fx.Node) -> bool:
 
 
 def _is_offset_of_mean(node: torch.fx.Node) -> bool:
-    """A mean plus a number, as in a norm; nothing else reads the mean."""
+    """A mean plus a number, as in a norm: XNNPACK adds it as the bias of the product that is the mean."""
     mean, offset = node.args[:2]
     return (
         isinstance(offset, float)
