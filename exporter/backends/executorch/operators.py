@@ -71,6 +71,13 @@ def join_layers(names: Sequence[str]) -> tuple[str, list[int]]:
     return name, rows
 
 
+def spoken(name: str) -> str:
+    """The layers of a weight of that name, for a message."""
+    if _SEPARATOR not in name:
+        return name
+    return " and ".join(part.rpartition(_ROWS)[0] for part in name.split(_SEPARATOR))
+
+
 def members(name: str, rows: int) -> Iterator[tuple[str, slice]]:
     """Each layer in a weight of that name and number of rows, with its rows: one, or those it joins.
 

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from exporter.backends.base import PackedLayer
 from exporter.backends.executorch.modules import swap_pairs
-from exporter.backends.executorch.operators import members
+from exporter.backends.executorch.operators import members, spoken
 from exporter.errors import ArtifactError
 from exporter.numerics import canonical_granularity, unpack_int4
 
@@ -85,7 +85,11 @@ class ProgramFile:
         data = bytes(named.buffers[named.pte_data[key].buffer_index])
         name, _, digest = key.rpartition(":")
         if hashlib.sha256(data).hexdigest() != digest:
-            raise ArtifactError(f"{self.path}: the bytes of {name} are not those that were written; {_AGAIN}")
+            layer, _, part = name.rpartition(".")
+            whose = f"the {part} of {spoken(layer)}" if layer else name
+            raise ArtifactError(
+                f"{self.path}: the bytes of {whose} are not those that were written; {_AGAIN}"
+            )
         return name, data
 
 
