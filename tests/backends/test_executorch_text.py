@@ -242,8 +242,8 @@ def test_a_changed_weight_is_noticed(folder, skeleton, tmp_path):
     with pytest.raises(ArtifactError) as caught:
         BACKEND.read_back(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path / 'model.pte'}: the bytes of model.layers.0.mlp.down_proj.weight are not those that were "
-        "written; run the recipe again"
+        f"{tmp_path / 'model.pte'}: the bytes of the weight of model.layers.0.mlp.down_proj are not those that "
+        "were written; run the recipe again"
     )
 
 
