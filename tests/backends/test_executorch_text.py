@@ -8,7 +8,7 @@ import torch
 from ort_skeleton import MemorySkeleton
 
 from exporter.backends import get_backend
-from exporter.backends.executorch import lowering, operators
+from exporter.backends.executorch import lowering, operators, packing
 from exporter.backends.executorch.capabilities import cache_slots
 from exporter.backends.executorch.reading import delegate_graphs, open_program
 from exporter.errors import ArtifactError
@@ -168,6 +168,17 @@ def test_layers_that_differ_stay_apart_and_are_counted(tiny_checkpoint, tmp_path
     assert facts["passes"] == {"packed_siblings": {"applied": layers, "left": 3 * layers, "why": [why]}}
     assert_holds_every_integer(skeleton, tmp_path)
     assert [name.count("=") for name in weights_in(tmp_path) if "|" in name] == [2] * layers
+
+
+def test_wide_layers_stay_apart_and_are_counted(tiny_checkpoint, tmp_path, monkeypatch):
+    """Here queries, keys and values have 128 outputs for 64 inputs, gate and up 256."""
+    monkeypatch.setattr(packing, "_WIDEST", 3)
+    skeleton = skeleton_of(tiny_checkpoint, lambda name: W4)
+    facts = lower(skeleton, tmp_path)
+    layers = skeleton.config.num_hidden_layers
+    why = f"{layers} x layers of one input with more than 3 times as many outputs together"
+    assert facts["passes"] == {"packed_siblings": {"applied": layers, "left": layers, "why": [why]}}
+    assert [name.count("=") for name in weights_in(tmp_path) if "|" in name] == [3] * layers
 
 
 def test_packing_changes_no_logit(skeleton, folder, tmp_path, monkeypatch):

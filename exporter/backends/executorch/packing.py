@@ -1,8 +1,12 @@
-"""Linear layers of one input as one: queries, keys and values, gate and up.
+"""Linear layers of one input as one, such as queries, keys and values.
 
 A product with few rows is mostly fixed costs, such as waking the threads; one product pays them once. Rows of
 the weights are put one below the other, so the integers and their scales stay as they are, and the layer is
-called after all of its members (`operators.joined_name`).
+called after all of its members (`operators.join_layers`).
+
+The slices behind it copy the product, and both lie in memory together. Where the product is wide, as of gate and
+up, that is more than it saves for a long prompt: measured on SmolLM2-135M, decoding gains 3 %, a prompt of 256
+tokens loses 2 %, and memory grows by 5 MB.
 """
 
 from __future__ import annotations
@@ -14,6 +18,8 @@ import torch
 
 from exporter.backends.executorch.operators import join_layers, planned_layer
 
+# Outputs of a joined product, in inputs. Queries, keys and values have 1 to 3 times as many, gate and up 5 to 10.
+_WIDEST = 4
 _qexport = torch.ops.qexport
 
 
@@ -41,11 +47,13 @@ def pack(program: torch.export.ExportedProgram) -> dict[str, object]:
             else:
                 reasons[reason] += 1
         for members in forms.values():
-            if len(members) > 1:
+            if len(members) == 1:
+                reasons["a layer of other bits, group or activations than those beside it"] += 1
+            elif _is_wide(members):
+                reasons[f"layers of one input with more than {_WIDEST} times as many outputs together"] += 1
+            else:
                 _join(graph, source, members)
                 applied += 1
-            else:
-                reasons["a layer of other bits, group or activations than those beside it"] += 1
     program.graph_module.recompile()
     why = [f"{count} x {reason}" for reason, count in sorted(reasons.items())]
     return {"applied": applied, "left": reasons.total(), "why": why}
@@ -69,6 +77,11 @@ def _form(node: torch.fx.Node) -> tuple[object, ...]:
     scheme = planned_layer(_name(node)).scheme
     group = scheme.group if isinstance(scheme.group, int) else "channel"  # a scale for each row, both
     return scheme.bits, group, scheme.activations
+
+
+def _is_wide(members: Sequence[torch.fx.Node]) -> bool:
+    shapes = [planned_layer(_name(node)).info.shape for node in members]
+    return sum(rows for rows, _ in shapes) > _WIDEST * shapes[0][1]
 
 
 def _join(graph: torch.fx.Graph, source: torch.fx.Node, members: Sequence[torch.fx.Node]) -> None:
