@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -188,26 +189,42 @@ def measure_speeds(
     ranges: Mapping[str, tuple[Sequence[int], Sequence[int]]],
     settings: BenchSettings,
     progress: Progress,
+    lost: Callable[[Subject, ArtifactError], None] | None = None,
 ) -> dict[str, Speeds]:
     """Every figure of every subject in turn, then all again: a slow spell of the machine hits all alike.
 
-    `ranges` holds the past lengths and the prompts of each subject.
+    `ranges` holds the past lengths and the prompts of each subject. A subject that fails raises its
+    ArtifactError; where `lost` is given it is told instead, and the others go on without that subject.
     """
     times: dict[tuple[str, str, int], list[float]] = {}
     with ExitStack() as stack:
-        workers = [(subject, stack.enter_context(started(subject.spec))) for subject in subjects]
-        for _, worker in workers:
-            worker.load()
+        workers = {subject.name: stack.enter_context(started(subject.spec)) for subject in subjects}
+
+        def ask(subject: Subject, do: Callable[[WorkerProcess], float]) -> float | None:
+            try:
+                return do(workers[subject.name])
+            except ArtifactError as problem:
+                if lost is None:
+                    raise
+                del workers[subject.name]
+                lost(subject, problem)
+                return None
+
+        for subject in subjects:
+            ask(subject, lambda worker: worker.load().seconds)
         for repeat in range(settings.repeats):
             progress("speed", repeat / settings.repeats)
             for kind, size in _jobs(ranges):
-                for subject, worker in workers:
+                for subject in [subject for subject in subjects if subject.name in workers]:
                     if size in ranges[subject.name][kind == "prefill"]:
-                        speed = _speed(subject, worker, kind, size, settings.steps)
-                        times.setdefault((subject.name, kind, size), []).append(speed)
+                        speed = ask(subject, partial(_speed, subject, kind, size, settings.steps))
+                        if speed is not None:
+                            times.setdefault((subject.name, kind, size), []).append(speed)
+        left = set(workers)
     return {
         subject.name: Speeds(_of(times, subject.name, "decode"), _of(times, subject.name, "prefill"))
         for subject in subjects
+        if subject.name in left
     }
 
 
@@ -222,7 +239,7 @@ def _jobs(ranges: Mapping[str, tuple[Sequence[int], Sequence[int]]]) -> list[tup
     return [("decode", size) for size in past] + [("prefill", size) for size in prompts]
 
 
-def _speed(subject: Subject, worker: WorkerProcess, kind: str, size: int, steps: int) -> float:
+def _speed(subject: Subject, kind: str, size: int, steps: int, worker: WorkerProcess) -> float:
     """Tokens a second."""
     if kind == "prefill":
         return size / worker.prefill(prompt_of(size, subject.vocabulary))

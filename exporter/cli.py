@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -232,11 +233,20 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):  # so that drafts are removed as after Ctrl-C
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
             signal.signal(number, _interrupt)
+    sys.unraisablehook = _interrupt_again
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = "--debug" in sys.argv  # wherever it stands: people add it at the end of a line that failed
     if debug:
         arguments.insert(0, "--debug")
     sys.exit(_exit_code(lambda: cli.main(arguments, "qexport", standalone_mode=False), catch=not debug))
+
+
+def _interrupt_again(ignored: sys.UnraisableHookArgs) -> None:
+    """An interrupt that arrives in a destructor is swallowed by Python: send it once more, a little later."""
+    if ignored.exc_type is KeyboardInterrupt:
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    else:
+        sys.__unraisablehook__(ignored)
 
 
 def _exit_code(command: Callable[[], Any], catch: bool) -> int:

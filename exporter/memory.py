@@ -24,24 +24,29 @@ if TYPE_CHECKING:
     from exporter.planning import QuantPlan
 
 MB, GB = 1_000_000, 1_000_000_000
-_LOGITS = 64 * MB  # bytes of a block of logits, of which a comparison holds a few
-_PIECE = 128 * MB  # bytes of logits that a runtime gives at once
+_LOGITS = 128 * MB  # bytes of a block of logits, of which a comparison holds a few
+_PIECE = 64 * MB  # bytes of logits that a runtime gives at once
 _ACTIVATIONS = 96 * MB  # bytes of the widest activations of a batch
 _KEPT = 640 * MB  # bytes of the float model's weights that stay mapped from one step to the next
 _FEWEST_ROWS, _MOST_ROWS = 16, 256
 _FEWEST_TOKENS = 64
 _SHARES = (1.0, 0.5, 0.25, 0.125)  # of what the ladder works on at once, tried in this order
-_MAPPED_AT_ONCE = 268 * MB  # of a float weight (models/reference.py)
+_MOST_KEPT = 1 << 24  # elements of a weight that may stay mapped (models/reference.py)
+_WINDOW = 512  # tokens of text that a runtime is given at most (verify/material.py)
 _FLOAT = 4  # bytes
 
 # Measured on Linux x86-64 with the pinned versions, language models of 134, 268 and 630 million parameters:
 # resident before a stage works (imports, what earlier stages left), and bytes for each byte of its file.
-_BASE_QUANTISE = 480 * MB
-_BASE_LOWER = {"onnxruntime": 1000 * MB, "executorch": 1310 * MB}
-_BASE_VERIFY = 1000 * MB
-_LOWER_PER_BYTE = {"onnxruntime": 3.1, "executorch": 3.7}
-_RUN_PER_BYTE = 2.2  # the mapped file, and its weights packed for the kernels
-_BLOCKS_HELD = 6  # blocks of logits at once: two or three models, and the copies of a comparison
+_TOKENIZER_PER_WORD = 1600  # bytes, beside every stage
+_BASE_QUANTISE = 350 * MB
+_BASE_LOWER = {"onnxruntime": 760 * MB, "executorch": 800 * MB}
+_BASE_VERIFY = 1030 * MB
+_LOWER_PER_BYTE = {"onnxruntime": 2.2, "executorch": 2.8}
+_READ_BACK = 2.2  # bytes for each weight of each layer: its integer, and what unpacking leaves behind
+_BATCHES_HELD = 3  # of the widest activations
+_RUN_PER_BYTE = 1.6  # the mapped file, and its weights packed for the kernels
+_BLOCKS_HELD = 3  # blocks of logits at once: two models', and what a comparison picks of one
+_PIECES_HELD = 3  # what a runtime gives, its copy in NumPy, and the one before
 _SAMPLE_SECONDS = 0.2
 
 
@@ -98,44 +103,46 @@ class Room:
 def peak_forecast(plan: QuantPlan, workers: int, share: float = 1.0) -> dict[str, int]:
     """Stage -> resident bytes at its peak. Pure: from the plan's sizes and how each stage works."""
     own = [layer for layer in plan.layers if layer.tied_to is None]
-    sizes = sorted((layer.info.parameters for layer in own if not layer.scheme.is_float), reverse=True)
+    sizes = [layer.info.parameters for layer in own if not layer.scheme.is_float]
     kept_float = _FLOAT * (
         plan.other_parameters + sum(layer.info.parameters for layer in own if layer.scheme.is_float)
     )
-    # a worker holds its layer's float weight, mapped, and the integers that it writes
-    found = {"quantise": _BASE_QUANTISE + (_FLOAT + 1) * sum(sizes[:workers])}
+    words = _TOKENIZER_PER_WORD * _widths(plan.layers)[0] if plan.task == "text-generation" else 0
+    # a worker holds its layer's float weight, mapped, and the integers that it writes; they take layers in order
+    together = max((sum(sizes[i : i + workers]) for i in range(len(sizes))), default=0)
+    found = {"quantise": _BASE_QUANTISE + words + (_FLOAT + 1) * together}
+    # a layer that is tied is read back under both of its names
+    read_back = _READ_BACK * sum(layer.info.parameters for layer in plan.layers if not layer.scheme.is_float)
     for forecast in plan.forecasts:
         name = forecast.target.backend
-        written = forecast.total_bytes
-        found[f"lower to {name}"] = int(_BASE_LOWER[name] + _LOWER_PER_BYTE[name] * written)
-    found["verify"] = _verify_peak(plan, share, kept_float)
+        lowering = _LOWER_PER_BYTE[name] * forecast.total_bytes
+        found[f"lower to {name}"] = _BASE_LOWER[name] + words + int(max(lowering, read_back))
+    found["verify"] = words + _verify_peak(plan, share, kept_float)
     return found
 
 
 def _verify_peak(plan: QuantPlan, share: float, kept_float: int) -> int:
-    """References first; then one runtime at a time, with the references' output layers beside it."""
-    quantised = _FLOAT * sum(
+    """References first; then one runtime at a time, with blocks of the references' logits beside it."""
+    own = [
         layer.info.parameters for layer in plan.layers if layer.tied_to is None and not layer.scheme.is_float
-    )
-    vocabulary, _ = _widths(plan.layers)
-    largest = _FLOAT * max(layer.info.parameters for layer in plan.layers)
-    room = VerifyRoom.for_layers(plan.layers, share)
-    references = (
-        min(room.kept_bytes, quantised) + min(largest, _MAPPED_AT_ONCE) + int(2 * share * _ACTIVATIONS)
-    )
-    family = SPECS[plan.task].family
+    ]
     running = max(
         int(_RUN_PER_BYTE * forecast.total_bytes) + forecast.cache_bytes for forecast in plan.forecasts
     )
+    family = SPECS[plan.task].family
+    room = VerifyRoom.for_layers(plan.layers, share)
+    kept = min(room.kept_bytes, _FLOAT * sum(size for size in own if size <= _MOST_KEPT))
+    references = kept + int(_BATCHES_HELD * share * _ACTIVATIONS)
     if family in ("encoder", "vision"):
         return _BASE_VERIFY + kept_float + max(references, running)
     if family != "causal":
-        return _BASE_VERIFY + 2 * (quantised + kept_float)
+        return _BASE_VERIFY + 2 * (_FLOAT * sum(own) + kept_float)
+    vocabulary, _ = _widths(plan.layers)
     row = _FLOAT * vocabulary
     blocks = _BLOCKS_HELD * room.block_rows * row
-    pieces = 2 * min(room.piece_tokens, 512) * row
-    runtimes = blocks + pieces + min(largest, _MAPPED_AT_ONCE) + running
-    return _BASE_VERIFY + kept_float + max(references, runtimes)
+    references = max(references, blocks)
+    pieces = _PIECES_HELD * min(room.piece_tokens, _WINDOW) * row
+    return _BASE_VERIFY + kept_float + max(references, blocks + pieces + running)
 
 
 def _widths(layers: Iterable[HasShape]) -> tuple[int, int]:

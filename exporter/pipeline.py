@@ -29,7 +29,7 @@ from exporter.backends import get_backend
 from exporter.backends.base import PackedLayer
 from exporter.errors import ArtifactError, GateFailed, LoweringError, RecipeError, TraceError
 from exporter.folders import cache_folder
-from exporter.memory import Room, held_memory, room_for, spoken
+from exporter.memory import Room, held_memory, release_to_system, room_for, spoken
 from exporter.models.causal_lm import CausalLM, CausalLMSkeleton
 from exporter.models.encoder_decoder import EncoderDecoderSkeleton
 from exporter.models.loading import Model, open_model
@@ -191,6 +191,7 @@ def _export(
                 with _source_named(recipe.model.source, backend.name):
                     facts[backend.name] = backend.lower(skeleton, target, folder, progress)
                 pipeline = _ship_inputs(model, folder)
+                release_to_system()  # reading back takes as much again
                 progress("reading back", 1.0)
                 packed = backend.read_back(folder)
                 difference = first_difference(packed, schemes, integers)
@@ -198,6 +199,8 @@ def _export(
                     difference = difference or static_difference(packed, ranges.plan)
                     difference = difference or bias_difference(first or packed, packed)
                     first = first or packed
+                del packed
+                release_to_system()
                 if difference:
                     raise LoweringError(f"{backend.name}: the file is not what the plan says. {difference}")
         with stages.stage("verify") as progress:

@@ -14,19 +14,22 @@ absent; the fetched models are those of scripts/fetch_models.py.
 from __future__ import annotations
 
 import argparse
+import io
 import os
+import shutil
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))  # the tiny model of --quick
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import bench_tables as tables
 from peers.catalog import PEERS, Built, Sources, build, timed
-from peers.tiny_model import write_tiny_model
+from tiny_models import llama_with_tokenizer
 
-from exporter.artifacts import read_manifest, target_bytes
+from exporter.artifacts import MANIFEST, read_manifest, target_bytes
 from exporter.benching import (
     BenchSettings,
     Speeds,
@@ -38,7 +41,7 @@ from exporter.benching import (
 )
 from exporter.benchmarks.machine import processor, read_bandwidth
 from exporter.benchmarks.processes import WorkerSpec
-from exporter.errors import QexportError
+from exporter.errors import QexportError, SourceError
 from exporter.planning import QuantPlan
 from exporter.quiet import hush
 
@@ -53,6 +56,10 @@ MODELS = {
     "qwen": "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
 }
 RUNTIMES = ("onnxruntime", "executorch")
+SHORT_TEXT = (  # for a job of which only the files' speed is wanted: its check is then soon done
+    "The harbour lay still under the morning fog. A boat moved slowly past the pier, and nobody on deck said a "
+    "word about the storm that was coming from the west. Later the men would speak of little else.\n"
+)
 LOOSE = {"lowering": {"max_rel": 0.1}, "quantisation": {"max_kl": 20, "min_top1": 0, "max_ppl_ratio": 100}}
 
 
@@ -84,17 +91,26 @@ def main() -> None:
     arguments = parse()
     os.chdir(ROOT)
     hush()
-    settings = BenchSettings(threads=arguments.threads, repeats=arguments.repeats, past=tuple(arguments.past))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # each table as soon as it is there, in a file too
+    settings = BenchSettings(
+        threads=arguments.threads,
+        repeats=arguments.repeats,
+        past=tuple(arguments.past),
+        prefill=tuple(arguments.prefill),
+    )
     models = {name: MODELS[name] for name in arguments.models}
     if arguments.quick:
         settings = settings.quick()
-        models = {"tiny": str(write_tiny_model(arguments.out / "quick" / "model"))}
+        models = {"tiny": str(llama_with_tokenizer(arguments.out / "quick" / "model"))}
     out = arguments.out / "quick" if arguments.quick else arguments.out
     print(f"{processor()}, {settings.used_threads} threads\n")
     exported: list[Exported] = []
     for name, source in models.items():
         try:
             exported += bench_model(name, source, arguments, settings, out)
+        except SourceError as problem:
+            print(f"{name}: not measured: {problem}. scripts/fetch_models.py brings it\n")
         except QexportError as problem:
             print(f"{name}: not measured: {problem}\n")
     if exported:
@@ -122,6 +138,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0, help="for all alike [default: all there are]")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--past", nargs="+", type=int, default=[16, 128, 512, 2048])
+    parser.add_argument("--prefill", nargs="+", type=int, default=[64, 256, 1024])
     parser.add_argument("--out", type=Path, default=OUT, help="where artifacts and logs go")
     parser.add_argument("--quick", action="store_true", help="a tiny random model; figures mean nothing")
     arguments = parser.parse_args()
@@ -138,13 +155,14 @@ def bench_model(
 ) -> list[Exported]:
     """Export with the recipe of the same bits, build the peers, measure all in turn, print."""
     context = 256 if arguments.quick else 2048
-    folder, whole = export(f"{SAME_BITS}-{name}", source, RUNTIMES, out, context, arguments.quick)
+    fresh = "export" in arguments.only
+    folder, whole = export(f"{SAME_BITS}-{name}", source, RUNTIMES, out, context, fresh)
     plan = QuantPlan.from_json(read_manifest(folder)["summary"]["plan"])
     exported = [Exported(name, "qexport, both runtimes and verify", plan.parameters, whole)]
-    if "export" in arguments.only:
+    if fresh:
         for runtime in RUNTIMES:
             label = f"{SAME_BITS}-{name}-{runtime}"
-            _, cost = export(label, source, (runtime,), out, context, arguments.quick)
+            _, cost = export(label, source, (runtime,), out, context, fresh)
             exported.append(Exported(name, f"qexport, {runtime} and verify", plan.parameters, cost))
     sources = sources_of(name, source, plan, context, out)
     notes, made = [], {}
@@ -159,13 +177,14 @@ def bench_model(
         measured = measure(folder, plan, sources, made, settings, notes)
         bandwidth = read_bandwidth(settings.used_threads, max(3, settings.repeats), settings.bandwidth_bytes)
         tables.print_speed(name, measured, bandwidth, notes)
-    return exported if "export" in arguments.only else []
+    return exported if fresh else []
 
 
 def export(
-    label: str, source: str, runtimes: tuple[str, ...], out: Path, context: int, quick: bool
+    label: str, source: str, runtimes: tuple[str, ...], out: Path, context: int, fresh: bool
 ) -> tuple[Path, Built]:
-    """Run the whole job in a process of its own, the model's conversion left out of its time."""
+    """Run the whole job in a process of its own, the model's conversion left out of its time. Where that time
+    is not wanted (not `fresh`), files of an earlier run are taken and a short text is checked."""
     import yaml
 
     recipe = yaml.safe_load((ROOT / "recipes" / f"{SAME_BITS}.yaml").read_text(encoding="utf-8"))
@@ -173,17 +192,25 @@ def export(
     recipe["targets"] = [
         {**target, "max_context": context} for target in recipe["targets"] if target["backend"] in runtimes
     ]
+    for target in recipe["targets"]:
+        target.pop("min_runtime", None)  # what runs here is measured; some models need a later one
     recipe["parity"] = {**recipe["parity"], **LOOSE}  # speed is measured here; other models lose other shares
     path = out / "recipes" / f"{label}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
+    if not fresh:
+        (path.parent / "short.txt").write_text(SHORT_TEXT, encoding="utf-8")
+        recipe["parity"] |= {"text": ["short.txt"], "prompts": ["The boat"]}
     path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     checkpoint_of(source)
-    return run_job(path, out / label)
+    return run_job(path, out / label, fresh)
 
 
-def run_job(recipe: Path, folder: Path) -> tuple[Path, Built]:
-    """qexport with --force. Raises QexportError where it ended with an error other than missed parity."""
+def run_job(recipe: Path, folder: Path, fresh: bool) -> tuple[Path, Built]:
+    """qexport with --force; `fresh` removes the files of an earlier run, which the same job would keep as they
+    are in a second. Raises QexportError where it ended with an error other than missed parity."""
     print(f"exporting {folder.name} …", file=sys.stderr)
+    if fresh and (folder / MANIFEST).is_file():
+        shutil.rmtree(folder)
     log = folder.with_name(folder.name + ".log")
     log.unlink(missing_ok=True)
     cost = timed((*QEXPORT, "--recipe", recipe, "--out", folder, "--force"), log)
@@ -244,16 +271,19 @@ def measure(
         size = sum(path.stat().st_size for path in peer.files(place))
         found.append((subject, peer.against, size, peer.weight_bytes(sources, place), 0))
     starts: dict[str, Start] = {}
+
+    def lost(subject: Subject, problem: QexportError) -> None:
+        notes.append(f"{subject.name} does not run: {problem}")
+
     for subject, *_ in found:
         try:
             starts[subject.name] = measure_start(subject, settings, say)
         except QexportError as problem:
-            notes.append(f"{subject.name} does not run: {problem}")
-    running = [entry for entry in found if entry[0].name in starts]
+            lost(subject, problem)
+    subjects = [entry[0] for entry in found if entry[0].name in starts]
     sizes = (settings.past, settings.prefill)
-    speeds = measure_speeds(
-        [entry[0] for entry in running], {entry[0].name: sizes for entry in running}, settings, say
-    )
+    speeds = measure_speeds(subjects, {s.name: sizes for s in subjects}, settings, say, lost)
+    running = [entry for entry in found if entry[0].name in speeds]
     return [
         Measured(s.name, against, size, weights, cache, sources.context, starts[s.name], speeds[s.name])
         for s, against, size, weights, cache in running
@@ -262,7 +292,7 @@ def measure(
 
 def quality_of(recipe: str, out: Path) -> dict[str, Any]:
     """The shipped recipe as it is."""
-    folder, cost = run_job(ROOT / "recipes" / f"{recipe}.yaml", out / recipe)
+    folder, cost = run_job(ROOT / "recipes" / f"{recipe}.yaml", out / recipe, fresh=True)
     return {"name": recipe, "cost": cost, **read_manifest(folder)["summary"]}
 
 

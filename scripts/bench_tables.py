@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from exporter.artifacts import target_bytes
@@ -108,27 +110,64 @@ def _share(entry: Measured, past: int, bandwidth: Spread) -> str:
 
 
 def print_exports(exported: Sequence[Exported]) -> None:
-    """What making the files costs, and how it grows with the model."""
+    """What making the files costs: the whole of each job, and its stages."""
     print("### Export\n")
-    print(_row("model", "exporter", "million parameters", "seconds", "s per million", "peak memory, MB"))
-    print(_row(*("---" for _ in range(6))))
+    titles = ("model", "million parameters", "exporter", "seconds", "of it", "peak memory, MB")
+    print(_row(*titles))
+    print(_row(*("---" for _ in titles)))
     for entry in exported:
-        millions = entry.parameters / 1e6
-        if entry.cost.error:
-            print(_row(entry.model, entry.name, f"{millions:.0f}", entry.cost.error, "–", "–"))
+        cost, start = entry.cost, (entry.model, f"{entry.parameters / 1e6:.0f}", entry.name)
+        if cost.error:
+            print(_row(*start, f"does not run: {cost.error}", "–", "–"))
             continue
-        seconds = entry.cost.seconds
-        print(
-            _row(
-                entry.model,
-                entry.name,
-                f"{millions:.0f}",
-                f"{seconds:.0f}",
-                f"{seconds / millions:.2f}",
-                f"{entry.cost.peak_bytes / 1e6:,.0f}",
-            )
-        )
-    print("\nEach in a process of its own, from a float32 checkpoint on disk.\n")
+        stages = ", ".join(f"{title} {s:.1f}" for title, s in cost.stages.items() if s >= _SHORT)
+        print(_row(*start, f"{cost.seconds:.0f}", stages or "–", f"{cost.peak_bytes / 1e6:,.0f}"))
+    print(
+        "\nEach in a process of its own, from a float32 checkpoint on disk. A peer that was built before has"
+        " the figures of that time.\n"
+    )
+    models = {entry.model: entry.parameters for entry in exported}
+    if len(models) > 1:
+        print_growth(exported, models)
+
+
+_SHORT = 0.5  # seconds; a stage below that is not told
+
+
+def print_growth(exported: Sequence[Exported], models: Mapping[str, int]) -> None:
+    """Seconds and peak memory, each also by million parameters, model beside model."""
+    rows: dict[tuple[str, str], dict[str, float]] = {}
+    for entry in exported:
+        if entry.cost.error:
+            continue
+        rows.setdefault((entry.name, "s"), {})[entry.model] = entry.cost.seconds
+        for title, seconds in entry.cost.stages.items():
+            if seconds >= _SHORT:
+                rows.setdefault((f"{entry.name}: {title}", "s"), {})[entry.model] = seconds
+        rows.setdefault((f"{entry.name}: peak memory", "MB"), {})[entry.model] = entry.cost.peak_bytes / 1e6
+    print("### Growth, and in brackets for each million parameters\n")
+    print(_row("", *(f"{name}, {count / 1e6:.0f} M" for name, count in models.items()), "grows with"))
+    print(_row("---", *("---" for _ in models), "---"))
+    for (title, unit), found in rows.items():
+        cells = [_grown(found.get(name), count / 1e6, unit) for name, count in models.items()]
+        print(_row(f"{title}, {unit}", *cells, _exponent([(models[name], found[name]) for name in found])))
+    print("\nThe last column is the power of the parameters that fits best: 1 is linear.\n")
+
+
+def _grown(figure: float | None, millions: float, unit: str) -> str:
+    if figure is None:
+        return "–"
+    form, per_million = (".1f", ".3f") if unit == "s" else (",.0f", ".1f")
+    return f"{figure:{form}} ({figure / millions:{per_million}})"
+
+
+def _exponent(points: Sequence[tuple[float, float]]) -> str:
+    """x of y = a * parameters^x, least squares of the logarithms."""
+    xs, ys = ([math.log(value) for value in values] for values in zip(*points, strict=True))
+    spread = sum((x - fmean(xs)) ** 2 for x in xs)
+    if not spread:
+        return "–"
+    return f"{sum((x - fmean(xs)) * y for x, y in zip(xs, ys, strict=True)) / spread:.2f}"
 
 
 def print_quality(rows: Sequence[dict[str, Any]]) -> None:

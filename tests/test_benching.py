@@ -10,7 +10,9 @@ from exporter.artifacts import read_manifest
 from exporter.backends import get_backend
 from exporter.benching import (
     BenchSettings,
+    Subject,
     bench_artifact,
+    measure_speeds,
     prompt_of,
     render_bench,
     weight_bytes_per_token,
@@ -175,6 +177,27 @@ def test_a_runtime_that_fails_says_why(folder, tmp_path):
     with pytest.raises(ArtifactError) as error:
         bench_artifact(copy, replace(SETTINGS, runtimes=("executorch",)), quiet)
     assert str(error.value).startswith(f"{model}: executorch cannot load: ")
+
+
+def test_a_subject_that_fails_is_left_out(folder, tmp_path):
+    good = WorkerSpec.own("executorch", folder / "executorch" / "model.pte", 1, 64)
+    bad = WorkerSpec.own("executorch", tmp_path / "model.pte", 1, 64)
+    subjects = [Subject("bad", bad, 256), Subject("good", good, 256)]
+    settings = replace(SETTINGS, repeats=1)
+    told = []
+    speeds = measure_speeds(
+        subjects,
+        {s.name: ([8], [8]) for s in subjects},
+        settings,
+        quiet,
+        lambda s, p: told.append((s, str(p))),
+    )
+    assert list(speeds) == ["good"]
+    assert len(speeds["good"].decode[8]) == len(speeds["good"].prefill[8]) == 1
+    assert [subject.name for subject, _ in told] == ["bad"]
+    assert told[0][1].startswith(f"{tmp_path / 'model.pte'}: executorch cannot load: ")
+    with pytest.raises(ArtifactError):
+        measure_speeds(subjects, {s.name: ([8], [8]) for s in subjects}, settings, quiet)
 
 
 def test_settings_that_mean_nothing():

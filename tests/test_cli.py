@@ -413,3 +413,21 @@ def test_out_of_memory(tiny_checkpoint, tmp_path, qexport, monkeypatch):
     assert refused(qexport, write_recipe(tmp_path, tiny_checkpoint)) == (
         "error: out of memory: close other programs, or use a machine with more; nothing was written\n"
     )
+
+
+def test_an_interrupt_in_a_destructor_is_not_lost():
+    """Python prints and forgets what a destructor raises; the job must end nevertheless."""
+    program = """
+import time
+from exporter import cli
+class Fragile:
+    def __del__(self):
+        raise KeyboardInterrupt
+def work():
+    Fragile()
+    time.sleep(60)
+cli.cli.main = lambda *args, **options: work()
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stderr) == (2, "interrupted: nothing was written\n")

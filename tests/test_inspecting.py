@@ -127,8 +127,8 @@ def test_a_changed_weight_in_the_pte_is_noticed(folder, qexport, tmp_path):
     assert qexport("inspect", path) == (
         2,
         "",
-        f"error: {path}: the bytes of model.layers.0.mlp.up_proj.weight are not those that were written; "
-        "run the recipe again\n",
+        f"error: {path}: the bytes of the weight of model.layers.0.mlp.gate_proj and model.layers.0.mlp.up_proj "
+        "are not those that were written; run the recipe again\n",
     )
 
 

@@ -78,7 +78,7 @@ def test_too_little_memory_is_said_before_any_work(tiny_job, tmp_path, qexport):
     done = qexport("--recipe", recipe, "--out", tmp_path / "out", "--max-memory", "100MB")
     assert (done.code, done.out) == (2, "")
     assert re.fullmatch(
-        r"error: lower to executorch: this model needs about [\d.]+ GB of memory, --max-memory allows 0\.1 GB; "
+        r"error: verify: this model needs about [\d.]+ GB of memory, --max-memory allows 0\.1 GB; "
         r"allow more, or export one target at a time",
         done.err.splitlines()[-1],
     )

@@ -95,8 +95,11 @@ class _ExecuTorch:
 
         from executorch.extension.pybindings import portable_lib
 
+        from exporter.backends.executorch.threads import one_blas_thread_each
+
         portable_lib._unsafe_reset_threadpool(threads)
-        torch.set_num_threads(1)  # its kernels call PyTorch's library here, whose threads would come on top
+        one_blas_thread_each()  # its kernels call PyTorch's library here, whose threads would come on top
+        torch.set_num_threads(1)
         self.version = f"executorch {version('executorch')}"
         self._torch = torch
         with native_stderr_held():

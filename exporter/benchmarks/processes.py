@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,8 @@ def started(spec: WorkerSpec) -> Iterator[WorkerProcess]:
             yield WorkerProcess(spec, process, log)
         finally:
             if process.stdin is not None:
-                process.stdin.close()
+                with suppress(BrokenPipeError):  # it died with a request on its way
+                    process.stdin.close()
             try:
                 process.wait(timeout=20)
             except subprocess.TimeoutExpired:

@@ -95,7 +95,11 @@ class Pretrained:
             raise SourceError(f"{self.folder / 'config.json'}: {first_line(problem)}") from problem
 
     def tokenizer(self) -> Any:
-        """transformers' tokenizer. Raises SourceError when the folder has none."""
+        """transformers' tokenizer, read once. Raises SourceError when the folder has none."""
+        return self._tokenizer
+
+    @cached_property
+    def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
         try:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
 
-_CHUNK_ELEMENTS = 1 << 21  # float32 arrays of 8 MB, whatever the vocabulary
+_CHUNK_ELEMENTS = 1 << 19  # float32 arrays of 2 MB, which a processor's caches hold, whatever the vocabulary
 _LARGEST_SHIFT = 30.0  # of a logit from one model to the other, for the formula in float32
 _BLOCK_POSITIONS = 32  # longest run of positions treated as one observation
 _FEWEST_BLOCKS = 8  # a short text is cut into shorter blocks instead of fewer
@@ -111,10 +111,18 @@ class LogitComparison:
             if n and not 0 <= int(targets.min()) <= int(targets.max()) < vocabulary:
                 raise ValueError(f"a target lies outside the vocabulary of {vocabulary} tokens")
         self._watch_variation(reference, candidate)
+        # one array for all chunks: small ones that stay, between large ones that go, would tear the heap to pieces
+        kl, same, losses = np.empty(n), np.empty(n, np.bool_), np.empty((2, n))
         step = max(1, _CHUNK_ELEMENTS // vocabulary)
         for start in range(0, n, step):
             rows = slice(start, start + step)
-            self._add(reference[rows], candidate[rows], None if targets is None else targets[rows])
+            own = None if targets is None else targets[rows]
+            kl[rows], same[rows], losses[:, rows] = self._add(reference[rows], candidate[rows], own)
+        self._kl.append(kl)
+        self._same.append(same)
+        if targets is not None:
+            self._reference_nll.append(losses[0])
+            self._candidate_nll.append(losses[1])
 
     def _watch_variation(self, reference: FloatArray, candidate: FloatArray) -> None:
         """Decoding comes a row at a time, so a model stuck on one row only shows across updates."""
@@ -131,15 +139,18 @@ class LogitComparison:
                 return f"{who}: all {positions} positions have the same logits"
         return None
 
-    def _add(self, reference: FloatArray, candidate: FloatArray, targets: NDArray[np.int64] | None) -> None:
-        """One chunk of valid logits, (n, vocabulary) each."""
+    def _add(
+        self, reference: FloatArray, candidate: FloatArray, targets: NDArray[np.int64] | None
+    ) -> tuple[Float64Array, NDArray[np.bool_], Float64Array]:
+        """One chunk of valid logits, (n, vocabulary) each -> by position: KL, same top token, and both negative
+        log likelihoods of the targets (2, n), zero without any."""
         import torch
 
         wide = torch.float64
         a = torch.from_numpy(np.array(reference, np.float32))  # copies: worked on in place
         d = torch.from_numpy(np.array(candidate, np.float32)).sub_(a)
         self._max_abs = max(self._max_abs, float(d.abs().max()))
-        self._same.append(reference.argmax(axis=1) == candidate.argmax(axis=1))
+        same = reference.argmax(axis=1) == candidate.argmax(axis=1)
         mean_a = a.mean(dim=1, keepdim=True, dtype=wide)  # (n, 1)
         shift = d.mean(dim=1, keepdim=True, dtype=wide)
         a.sub_(mean_a.float())
@@ -156,12 +167,13 @@ class LogitComparison:
         if exact is not None:
             for found, rows in zip((kl, log_a, log_ratio), exact, strict=True):
                 found[far.numpy()] = rows
-        self._kl.append(kl)
+        losses = np.zeros((2, len(kl)))
         if targets is not None and log_p is not None:  # log p of token t: x[t] - log sum exp(x)
             at = np.arange(len(targets)), targets
             moved = candidate[at].astype(np.float64) - reference[at] - shift.numpy()[:, 0]
-            self._reference_nll.append(log_a - log_p)
-            self._candidate_nll.append(log_a - log_p - moved + log_ratio)
+            losses[0] = log_a - log_p
+            losses[1] = losses[0] - moved + log_ratio
+        return kl, same, losses
 
     def result(self) -> ComparisonResult:
         """The measures over everything seen so far. It does not depend on how updates were cut."""
@@ -216,17 +228,18 @@ def invalid_logits(logits: FloatArray) -> str | None:
         return f"logits of shape {logits.shape} are not (positions, vocabulary)"
     if logits.size == 0:
         return f"no logits, the shape is {logits.shape}"
-    finite = np.isfinite(logits)
-    if not finite.all():
+    highest, lowest = logits.max(axis=1), logits.min(axis=1)  # not finite where one of the row is not
+    if not (np.isfinite(highest) & np.isfinite(lowest)).all():
+        finite = np.isfinite(logits)
         bad = int(logits.size - np.count_nonzero(finite))
         row, token = divmod(int(finite.argmin()), logits.shape[1])
         where = f"the first is {logits[row, token]} at position {row}, token {token}"
         return f"{bad} of {logits.size} logits are not finite; {where}"
-    flat = logits.max(axis=1) == logits.min(axis=1)
+    flat = highest == lowest
     if flat.any():
         row = int(flat.argmax())
         return f"position {row} has the same logit {logits[row, 0]} for every token"
-    if len(logits) > 1 and (logits == logits[:1]).all():
+    if len(logits) > 1 and (highest == highest[0]).all() and (logits == logits[:1]).all():
         return f"all {len(logits)} positions have the same logits"
     return None
 

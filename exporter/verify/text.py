@@ -249,6 +249,7 @@ class _Ladder:
         for index in windows:
             self._compare([pair], prefilled(runner, index, self.windows[index], self.room.piece_tokens))
             self._tick(pair.candidate, 1.5 / len(self.windows))
+            release_to_system()
 
     def _cache(self, target: Target, folder: Path) -> str:
         """The key in `caches` of what this target's KV cache does. Fixed scales are read from the written file."""
@@ -302,15 +303,16 @@ class _Ladder:
             else:
                 add(f"quantisation with {_rounding(variant)}", None, variant, "quantisation")
         for window, rows in self._blocks():
+            wanted = [item for item in pairs if window in self.few or not item[1].disturbed]
             made: dict[Variant | None, Logits] = {}
-            for pair, candidate in pairs:
-                if candidate.disturbed and window not in self.few:
-                    continue
+            for index, (pair, candidate) in enumerate(wanted):
                 for one in (pair.reference, candidate):
                     if one not in made:
                         made[one] = self._logits(one, window, rows)
                 targets = np.array(self.windows[window].targets)[rows]
                 pair.comparison.update(made[pair.reference], made[candidate], targets)
+                later = {one for other, last in wanted[index + 1 :] for one in (other.reference, last)}
+                made = {one: logits for one, logits in made.items() if one in later}
         for pair, candidate in pairs:
             self._close([pair])
             if candidate.disturbed:
@@ -319,6 +321,7 @@ class _Ladder:
     def _blocks(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """(window, scored rows), as many rows at once as `room` has place for."""
         for index, window in enumerate(self.windows):
+            release_to_system()  # what the window before has left in pieces
             rows = np.arange(len(window.targets))
             for start in range(0, len(rows), self.room.block_rows):
                 yield index, rows[start : start + self.room.block_rows]
@@ -339,7 +342,9 @@ class _Ladder:
                     wanted = at % pair.every == 0
                     if wanted.any():
                         expected = self._logits(pair.reference, window, at[wanted])
-                        pair.comparison.update(expected, part[wanted], targets[at[wanted]])
+                        taken = part if wanted.all() else part[wanted]  # which copies
+                        pair.comparison.update(expected, taken, targets[at[wanted]])
+                        del expected, taken
 
     def _pair(
         self, name: str, reference: Variant | None, candidate: str, kind: RungKind, acts: RungActivations

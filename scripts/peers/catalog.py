@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from exporter.benchmarks.processes import WorkerSpec
 
 HERE = Path(__file__).resolve().parent
 _BUILT = "built.json"
+_STAGE = re.compile(r"^✓ (.+) ([0-9.]+) s$", re.MULTILINE)  # what exporter.progress prints
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,8 @@ class Built:
 
     seconds: float
     peak_bytes: int
-    error: str | None = None  # the last line that it said, where it failed
+    error: str | None = None  # how it ended and the last line that it said, where it failed
+    stages: Mapping[str, float] = field(default_factory=dict)  # seconds of each stage, of our own jobs
 
 
 @dataclass(frozen=True)
@@ -60,10 +64,19 @@ def timed(command: Sequence[object], log: Path) -> Built:
         _, status, usage = os.wait4(process.pid, 0)
     process.returncode = code = os.waitstatus_to_exitcode(status)
     seconds, peak = time.perf_counter() - started, usage.ru_maxrss * 1024
+    said = log.read_text(encoding="utf-8", errors="replace").strip()
+    stages = {title: float(figure) for title, figure in _STAGE.findall(said)}
+    return Built(seconds, peak, _error(code, said), stages)
+
+
+def _error(code: int, said: str) -> str | None:
+    """None for 0. A process that was killed, as for want of memory, had no time to say why."""
+    last = said.splitlines()[-1].strip()[:200] if said else ""
     if code == 0:
-        return Built(seconds, peak)
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return Built(seconds, peak, lines[-1].strip()[:200] if lines else f"ended with {code}")
+        return None
+    if code < 0:
+        return f"was ended by {signal.Signals(-code).name}" + (f" after: {last}" if last else "")
+    return last or f"ended with {code}"
 
 
 def build(peer: Peer, sources: Sources) -> tuple[Path, Built]:
@@ -136,11 +149,20 @@ def _llama_why_not(sources: Sources) -> str | None:
     if sources.gguf is None:
         return "the model is no GGUF file"
     home = _llama_home(sources)
-    if not (home / "llama_cpp").is_dir():
-        print("compiling llama.cpp, some minutes …", file=sys.stderr)
-        log = sources.cache / "llama-cpp.log"
-        return timed((sys.executable, HERE / "llama_cpp.py", "install", home), log).error
-    return None
+    if (home / "llama_cpp").is_dir():
+        return None
+    print("compiling llama.cpp, some minutes …", file=sys.stderr)
+    log = sources.cache / "llama-cpp.log"
+    error = timed((sys.executable, HERE / "llama_cpp.py", "install", home), log).error
+    return error and f"{error} (whole log: {log})"
+
+
+def _llama_weights(sources: Sources, folder: Path) -> int:
+    """All tensors; of a table that the output layer does not share, a step reads one row, left out here."""
+    from gguf import GGUFReader
+
+    sizes = {tensor.name: tensor.n_bytes for tensor in GGUFReader(folder / "model.gguf").tensors}
+    return int(sum(sizes.values()) - (sizes["token_embd.weight"] if "output.weight" in sizes else 0))
 
 
 def _llama_spec(sources: Sources, folder: Path, threads: int) -> WorkerSpec:
@@ -171,7 +193,7 @@ PEERS: dict[str, Peer] = {
         _llama_steps,
         _llama_spec,
         lambda folder: [folder / "model.gguf"],
-        lambda sources, folder: (folder / "model.gguf").stat().st_size,
+        _llama_weights,
         _llama_why_not,
     ),
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The peer llama.cpp, built for this machine from llama-cpp-python's source package.
 
-    python scripts/peers/llama_cpp.py install FOLDER                 some minutes with gcc, cmake and ninja
+    python scripts/peers/llama_cpp.py install FOLDER                 some minutes with gcc on all processors
     python scripts/peers/llama_cpp.py quantize FOLDER IN.gguf OUT.gguf   all weights in Q4_0: 4.5 bits each
     python scripts/peers/llama_cpp.py serve FOLDER MODEL.gguf --threads N --context N
 
@@ -22,19 +22,27 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from exporter.benchmarks.machine import available_threads
+
 PACKAGE = "llama-cpp-python==0.3.36"
 _Q4_0 = 2  # LLAMA_FTYPE_MOSTLY_Q4_0
 
 
 def install(folder: Path) -> None:
-    """Compile with the instructions of this processor; raises CalledProcessError."""
+    """Download the source package and compile it with the instructions of this processor; pip brings cmake
+    and ninja. Raises SystemExit where pip fails."""
     flags = "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF"
     command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-binary", "llama-cpp-python"]
-    subprocess.run(
+    code = subprocess.run(
         [*command, "--disable-pip-version-check", "--target", folder, PACKAGE],
-        check=True,
-        env={"CMAKE_BUILD_PARALLEL_LEVEL": "1", **os.environ, "CMAKE_ARGS": flags},
-    )
+        env={
+            "CMAKE_BUILD_PARALLEL_LEVEL": str(available_threads()),
+            **os.environ,
+            "CMAKE_ARGS": flags,
+        },
+    ).returncode
+    if code:
+        raise SystemExit(f"{PACKAGE} could not be compiled, pip ended with {code}")
 
 
 def bindings(folder: Path) -> Any:

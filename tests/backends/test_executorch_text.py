@@ -8,8 +8,9 @@ import torch
 from ort_skeleton import MemorySkeleton
 
 from exporter.backends import get_backend
+from exporter.backends.executorch import lowering, operators, packing
 from exporter.backends.executorch.capabilities import cache_slots
-from exporter.backends.executorch.reading import open_program
+from exporter.backends.executorch.reading import delegate_graphs, open_program
 from exporter.errors import ArtifactError
 from exporter.layers import CacheShape
 from exporter.models.layer_list import cache_shapes
@@ -23,6 +24,7 @@ TARGET = Target("executorch", max_context=64)
 W4 = QuantScheme("w4", "int4", 32, activations="dynamic-int8")
 W8 = QuantScheme("w8", "int8", "channel", activations="dynamic-int8")
 W8_FLOAT = QuantScheme("w8f", "int8", "channel")
+MLP_INPUTS = ["mlp.gate_proj", "mlp.up_proj"]
 TOKENS = [3, 141, 59, 26, 53, 58, 97, 93]
 
 
@@ -94,6 +96,10 @@ def test_rounded_activations_are_those_of_the_reference(skeleton, folder):
 
 
 def test_every_integer_is_in_the_file(skeleton, folder):
+    assert_holds_every_integer(skeleton, folder)
+
+
+def assert_holds_every_integer(skeleton, folder) -> None:
     found = BACKEND.read_back(folder)
     assert set(found) == set(skeleton.layers)
     for name, planned in skeleton.layers.items():
@@ -123,6 +129,75 @@ def test_a_tied_table_is_stored_once(scheme, tiny_checkpoint, tmp_path):
     unrounded = logits_of(dequantized_model(skeleton, quantize_activations=False))
     noise = np.sqrt(np.mean((expected - unrounded) ** 2))
     assert np.sqrt(np.mean((runner.forward(TOKENS) - expected[-1:]) ** 2)) <= noise
+
+
+def weights_in(folder) -> list[str]:
+    """Each quantised weight of the delegates, by the name under which the file holds it."""
+    file = open_program(folder / "model.pte")
+    return sorted(
+        file.named_constant(graph.constant_keys[weight["tensor_value"]["constant_buffer_idx"]])[0]
+        for graph in delegate_graphs(file)
+        for weight in graph.filters()
+    )
+
+
+def test_layers_of_one_input_are_one_product_and_read_back_one_by_one(tiny_checkpoint, tmp_path):
+    skeleton = skeleton_of(tiny_checkpoint, lambda name: W4)
+    facts = lower(skeleton, tmp_path)
+    layers = skeleton.config.num_hidden_layers
+    assert facts["passes"] == {"packed_siblings": {"applied": 2 * layers, "left": 0, "why": []}}
+    rows = {name: planned.info.shape[0] for name, planned in skeleton.layers.items()}
+    expected = ["lm_head.weight"]
+    for index in range(layers):
+        block = f"model.layers.{index}"
+        expected += [f"{block}.mlp.down_proj.weight", f"{block}.self_attn.o_proj.weight"]
+        for siblings in (["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], MLP_INPUTS):
+            names = [f"{block}.{sibling}" for sibling in siblings]
+            expected.append("|".join(f"{name}={rows[name]}" for name in names) + ".weight")
+    assert weights_in(tmp_path) == sorted(expected)
+    assert_holds_every_integer(skeleton, tmp_path)
+
+
+def test_layers_that_differ_stay_apart_and_are_counted(tiny_checkpoint, tmp_path):
+    """Of queries, keys and values in 4, 4 and 8 bits the first two are one; of gate and up in 4 and 8, none."""
+    eight = ("v_proj", "up_proj")
+    skeleton = skeleton_of(tiny_checkpoint, lambda name: W8 if name.endswith(eight) else W4)
+    facts = lower(skeleton, tmp_path)
+    layers = skeleton.config.num_hidden_layers
+    why = f"{3 * layers} x a layer of other bits, group or activations than those beside it"
+    assert facts["passes"] == {"packed_siblings": {"applied": layers, "left": 3 * layers, "why": [why]}}
+    assert_holds_every_integer(skeleton, tmp_path)
+    assert [name.count("=") for name in weights_in(tmp_path) if "|" in name] == [2] * layers
+
+
+def test_wide_layers_stay_apart_and_are_counted(tiny_checkpoint, tmp_path, monkeypatch):
+    """Here queries, keys and values have 128 outputs for 64 inputs, gate and up 256."""
+    monkeypatch.setattr(packing, "_WIDEST", 3)
+    skeleton = skeleton_of(tiny_checkpoint, lambda name: W4)
+    facts = lower(skeleton, tmp_path)
+    layers = skeleton.config.num_hidden_layers
+    why = f"{layers} x layers of one input with more than 3 times as many outputs together"
+    assert facts["passes"] == {"packed_siblings": {"applied": layers, "left": layers, "why": [why]}}
+    assert [name.count("=") for name in weights_in(tmp_path) if "|" in name] == [3] * layers
+
+
+def test_packing_changes_no_logit(skeleton, folder, tmp_path, monkeypatch):
+    """Rows of a product do not depend on one another: not a bit may differ."""
+    monkeypatch.setattr(lowering, "pack", lambda program: {})
+    lower(skeleton, tmp_path)
+    assert not any("|" in name for name in weights_in(tmp_path))
+    assert any("|" in name for name in weights_in(folder))
+    together, apart = BACKEND.open_text(folder), BACKEND.open_text(tmp_path)
+    for tokens in (TOKENS, TOKENS[:1], TOKENS[1:2]):
+        np.testing.assert_array_equal(together.forward(tokens), apart.forward(tokens))
+
+
+def test_a_name_that_does_not_divide_the_rows_is_noticed():
+    assert list(operators.members("a=4|b=2", 6)) == [("a", slice(0, 4)), ("b", slice(4, 6))]
+    assert list(operators.members("a=4", 6)) == [("a=4", slice(0, 6))]  # one layer, of an odd name
+    with pytest.raises(ValueError) as caught:
+        list(operators.members("a=4|b=2", 7))
+    assert str(caught.value) == "a=4|b=2 does not divide the 7 rows of its weight"
 
 
 def test_same_input_gives_the_same_bytes(skeleton, folder, tmp_path):
@@ -178,8 +253,8 @@ def test_a_changed_weight_is_noticed(folder, skeleton, tmp_path):
     with pytest.raises(ArtifactError) as caught:
         BACKEND.read_back(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path / 'model.pte'}: the bytes of model.layers.0.mlp.down_proj.weight are not those that were "
-        "written; run the recipe again"
+        f"{tmp_path / 'model.pte'}: the bytes of the weight of model.layers.0.mlp.down_proj are not those that "
+        "were written; run the recipe again"
     )
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import biased_untied, scaled_embedding
 from tiny_jobs import write_recipe
+from tiny_models import gemma_checkpoint, qwen_checkpoint
 
 from exporter.errors import PlanError
 from exporter.models.causal_lm import CausalLM
@@ -134,9 +134,9 @@ def test_two_of_the_same_name():
     )
 
 
-@pytest.mark.parametrize("make", [scaled_embedding, biased_untied])
+@pytest.mark.parametrize("make", [gemma_checkpoint, qwen_checkpoint])
 def test_reference_equals_the_original_class_with_those_weights(make, tmp_path):
-    """Bit for bit: the same PyTorch kernels on the same numbers."""
+    """The same numbers; the products may come from another library, which sums in another order."""
     from transformers import AutoModelForCausalLM
 
     folder = make(tmp_path / "model")
@@ -158,7 +158,9 @@ def test_reference_equals_the_original_class_with_those_weights(make, tmp_path):
             expected.get_parameter(f"{layer.name}.weight").data = torch.from_numpy(values)
     tokens = torch.arange(2, 34).reshape(2, 16)  # twice the sliding window
     with torch.no_grad():
-        assert torch.equal(built(tokens).logits, expected(tokens).logits)
+        found, wanted = built(tokens).logits, expected(tokens).logits
+    # dot products of at most 128 float32 terms: as many roundings of the largest logit
+    torch.testing.assert_close(found, wanted, rtol=0.0, atol=128 * 2.0**-24 * float(wanted.abs().max()))
 
 
 def test_the_plan_refuses_it(tmp_path, monkeypatch, qexport):

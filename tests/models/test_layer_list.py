@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from checkpoints import biased_untied, scaled_embedding
+from tiny_models import gemma_checkpoint, qwen_checkpoint
 
 from exporter.layers import CacheShape, LayerInfo, ModelLayers
 from exporter.models import layer_list
@@ -16,7 +16,7 @@ def layers_in(folder, cache):
 
 
 def test_windows_and_a_scaled_tied_embedding(tmp_path):
-    found = layers_in(scaled_embedding(tmp_path / "model"), tmp_path)
+    found = layers_in(gemma_checkpoint(tmp_path / "model"), tmp_path)
     assert found.cache == (CacheShape(1, 32, 8), CacheShape(1, 32, 8), CacheShape(1, 32))
     assert found.max_context == 256
     assert found.layers[0] == LayerInfo("model.embed_tokens", "embedding", (96, 64))
@@ -27,7 +27,7 @@ def test_windows_and_a_scaled_tied_embedding(tmp_path):
 
 
 def test_biases_and_an_output_layer_of_its_own(tmp_path):
-    found = layers_in(biased_untied(tmp_path / "model"), tmp_path)
+    found = layers_in(qwen_checkpoint(tmp_path / "model"), tmp_path)
     assert found.cache == (CacheShape(2, 16),) * 2
     assert all(layer.tied_to is None for layer in found.layers)
     # two norms a block, biases of 64 queries and twice 32 keys and values, and the last norm

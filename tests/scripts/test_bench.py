@@ -23,7 +23,7 @@ def bench(*arguments: object, cache: Path) -> subprocess.CompletedProcess[str]:
 def run(tmp_path_factory):
     place = tmp_path_factory.mktemp("bench")
     done = bench(
-        "--quick", "--only", "speed", "--peers", "genai-builder", "llama.cpp", "--threads", 1, "--out", place,
+        "--quick", "--only", "speed", "export", "--peers", "genai-builder", "llama.cpp", "--threads", 1, "--out", place,
         cache=place / "cache",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -39,6 +39,25 @@ def test_figures_and_ratios(run):
         assert len(figures) == 4 and len(ratios) == 2
         assert all(float(cell.strip("| ").split(" ")[0]) >= 0 for cell in figures[1:])
         assert float(ratios[1].strip("| ").split(" ")[0]) > 0
+
+
+def test_what_each_export_cost(run):
+    rows = [
+        line.strip("| ").split(" | ") for line in run[0].stdout.splitlines() if line.startswith("| tiny |")
+    ]
+    assert [row[2] for row in rows] == [
+        "qexport, both runtimes and verify",
+        "qexport, onnxruntime and verify",
+        "qexport, executorch and verify",
+        "genai-builder",
+        "llama.cpp",
+    ]
+    both, onnxruntime, executorch, builder, llama_cpp = (row[3:] for row in rows)
+    for _, stages, _ in (both, onnxruntime):
+        assert "lower to onnxruntime " in stages and "verify " in stages
+    assert "onnxruntime" not in executorch[1]
+    assert builder[1] == "–" and int(builder[2].replace(",", "")) > 100
+    assert llama_cpp == ["does not run: the model is no GGUF file", "–", "–"]
 
 
 def test_a_peer_that_cannot_run_says_so(run):

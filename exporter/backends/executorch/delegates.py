@@ -330,7 +330,9 @@ def _mean_last(graph: DelegateGraph, node: torch.fx.Node) -> None:
     assert isinstance(source, torch.fx.Node)
     size = int(source.meta["val"].shape[-1])
     weight = graph.constant(f"mean_of_{size}", np.full((1, size), 1 / size, np.float32))
-    graph.linear(graph.numbers[source], weight, graph.result(node))
+    offset = float(node.args[1]) if len(node.args) > 1 else 0.0  # type: ignore[arg-type]
+    bias = _operand(graph, offset) if offset else XNN_INVALID_VALUE_ID
+    graph.linear(graph.numbers[source], weight, graph.result(node), bias)
 
 
 def _slice_axis(graph: DelegateGraph, node: torch.fx.Node) -> None:

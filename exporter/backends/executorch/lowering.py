@@ -30,6 +30,7 @@ from exporter.backends.executorch.cutting import cut
 from exporter.backends.executorch.finishing import finish
 from exporter.backends.executorch.modules import PlannedEmbedding, layer_factory
 from exporter.backends.executorch.operators import planned_layers
+from exporter.backends.executorch.packing import pack
 from exporter.backends.executorch.reading import TABLES_METHOD
 from exporter.backends.executorch.running import missing_kernels
 from exporter.backends.executorch.simplifying import simplify
@@ -94,7 +95,7 @@ def lower(
     skeleton: Skeleton, target: Target, folder: Path, file_name: str, progress: Progress
 ) -> dict[str, object]:
     """Write the program and the tokenizer's files into the folder; facts for the manifest."""
-    program = lower_program(skeleton, target, progress)
+    program, passes = lower_program(skeleton, target, progress)
     plan = program.executorch_program.execution_plan[0]
     operators = sorted({f"{op.name}.{op.overload}".removesuffix(".") for op in plan.operators})
     missing = missing_kernels(operators)
@@ -119,17 +120,22 @@ def lower(
         "kernel_libraries": list(KERNEL_LIBRARIES),
         # ExecuTorch promises that newer runtimes run older programs, not the reverse.
         "min_runtime": version("executorch"),
+        "passes": passes,
     }
 
 
-def lower_program(skeleton: Skeleton, target: Target, progress: Progress) -> ExecutorchProgramManager:
-    """The finished program, its weights in XNNPACK's delegates and in the constants."""
+def lower_program(
+    skeleton: Skeleton, target: Target, progress: Progress
+) -> tuple[ExecutorchProgramManager, dict[str, object]]:
+    """The finished program, its weights in XNNPACK's delegates and in the constants; what passes did."""
+    passes: dict[str, object] = {}
     with torch.no_grad(), planned_layers(skeleton.layers):
         progress("building the model", 0.0)
         program, methods = _trace(skeleton, target, progress)
         progress("lowering to XNNPACK", 0.3)
         with _lowering_errors():
             if skeleton.task == "text-generation":
+                passes["packed_siblings"] = pack(program)
                 edge = assemble(program, cut(program), methods)
             else:
                 edge = to_edge_transform_and_lower(
@@ -139,9 +145,8 @@ def lower_program(skeleton: Skeleton, target: Target, progress: Progress) -> Exe
                     compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
                 )
             progress("planning memory", 0.8)
-            return edge.to_executorch(
-                ExecutorchBackendConfig(memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False))
-            )
+            memory = MemoryPlanningPass(alloc_graph_input=False)
+            return edge.to_executorch(ExecutorchBackendConfig(memory_planning_pass=memory)), passes
 
 
 @contextmanager

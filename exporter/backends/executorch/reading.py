@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from exporter.backends.base import PackedLayer
 from exporter.backends.executorch.modules import swap_pairs
+from exporter.backends.executorch.operators import members, spoken
 from exporter.backends.executorch.static_reading import exact_scales, is_static, static_layers
 from exporter.errors import ArtifactError
 from exporter.numerics import canonical_granularity, unpack_int4
@@ -88,7 +89,11 @@ class ProgramFile:
         data = bytes(named.buffers[named.pte_data[key].buffer_index])
         name, _, digest = key.rpartition(":" if ":" in key else "_")  # scale_HASH: of ExecuTorch's own visitors
         if hashlib.sha256(data).hexdigest() != digest:
-            raise ArtifactError(f"{self.path}: the bytes of {name} are not those that were written; {_AGAIN}")
+            layer, _, part = name.rpartition(".")
+            whose = f"the {part} of {spoken(layer)}" if layer else name
+            raise ArtifactError(
+                f"{self.path}: the bytes of {whose} are not those that were written; {_AGAIN}"
+            )
         return name, data
 
 
@@ -125,8 +130,7 @@ def read_layers(path: Path) -> dict[str, PackedLayer]:
     layers: dict[str, PackedLayer] = {}
     for graph in delegate_graphs(file):
         for weight in graph.filters():
-            layer = _linear(file, graph, weight)
-            layers[layer.name] = layer
+            layers |= {layer.name: layer for layer in _linears(file, graph, weight)}
         for layer in static_layers(graph.nodes, graph.values, partial(_constant_of, file, graph)):
             layers[layer.name] = layer
     for layer in _tables(file):
@@ -172,30 +176,30 @@ def _constant_of(file: ProgramFile, graph: DelegateGraph, number: int) -> tuple[
     return file.named_constant(graph.constant_keys[number])
 
 
-def _linear(file: ProgramFile, graph: DelegateGraph, weight: dict[str, Any]) -> PackedLayer:
+def _linears(file: ProgramFile, graph: DelegateGraph, weight: dict[str, Any]) -> Iterator[PackedLayer]:
+    """The layer of a fully-connected node, or each of those that it joins."""
     tensor, quantization = weight["tensor_value"], weight["quant_params"]
     bits = _WEIGHT_BITS[tensor["datatype"]]
     out_features, in_features = tensor["dims"]
     keys = [graph.constant_keys[tensor["constant_buffer_idx"]]]
     keys.append(graph.constant_keys[quantization["scale_buffer_idx"]])
-    (name, data), (_, scale_data) = (file.named_constant(key) for key in keys)
+    (key, data), (_, scale_data) = (file.named_constant(key) for key in keys)
     if weight["quant_params_type"] == "PerChannelGroupQuant":
         scales = _widened(np.frombuffer(scale_data, np.uint16))
     else:
         scales = np.frombuffer(scale_data, np.float32)
     values = _unpack(np.frombuffer(data, np.uint8).reshape(out_features, -1), bits)
-    return _packed_layer(
-        name.removesuffix(".weight"),
-        bits,
-        values.reshape(out_features, in_features),
-        scales.reshape(out_features, -1),
-        None,
-        sum(
-            len(part)
-            for key, part in zip(keys, (data, scale_data), strict=True)
-            if key not in file.shared_keys
-        ),
+    values, scales = values.reshape(out_features, in_features), scales.reshape(out_features, -1)
+    size = sum(
+        len(part) for key, part in zip(keys, (data, scale_data), strict=True) if key not in file.shared_keys
     )
+    try:
+        parts = list(members(key.removesuffix(".weight"), out_features))
+    except ValueError as problem:
+        raise ArtifactError(f"{file.path}: {problem}; {_AGAIN}") from problem
+    for name, rows in parts:
+        share = size * (rows.stop - rows.start) // out_features  # exact: every row takes the same
+        yield _packed_layer(name, bits, values[rows], scales[rows], None, share)
 
 
 def _tables(file: ProgramFile) -> Iterator[PackedLayer]:

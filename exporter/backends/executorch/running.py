@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from executorch.runtime import Runtime
 from numpy.typing import NDArray
 
+from exporter.backends.executorch.threads import one_blas_thread_each, one_thread_in_torch
 from exporter.errors import ArtifactError
 from exporter.quiet import native_stderr_held
 
@@ -35,21 +35,6 @@ def missing_kernels(operators: Iterable[str]) -> list[str]:
     return sorted(set(operators) - Runtime.get().operator_registry.operator_names)
 
 
-@contextmanager
-def _one_thread_in_torch() -> Iterator[None]:
-    """Leave the processor to ExecuTorch's threads.
-
-    On this host its kernels take matrix products from PyTorch's library, which would start threads of its
-    own inside each of ExecuTorch's: a third of the speed, and more under load. A phone's build has no such.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 class ExecuTorchText:
     """A language model in ExecuTorch (backends.base.TextRunner); gives the last token's logits only."""
 
@@ -57,6 +42,7 @@ class ExecuTorchText:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        one_blas_thread_each()
         with native_stderr_held():  # the CPU's description, line by line
             self._program = _load(path)  # kept: the methods read from its memory
             self._forward = self._program.load_method("forward")
@@ -83,7 +69,7 @@ class ExecuTorchText:
             )
         ids = torch.tensor([list(tokens)], dtype=torch.long)
         for piece in torch.split(ids, self._piece, dim=1):
-            with _one_thread_in_torch():
+            with one_thread_in_torch():
                 (logits,) = self._forward.execute((piece, torch.tensor([self._position])))
             self._position += piece.shape[1]
         result: NDArray[np.float32] = logits.numpy().copy()  # the runtime reuses its output's memory

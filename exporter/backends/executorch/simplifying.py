@@ -1,7 +1,8 @@
 """Rewrites of a traced language model so that XNNPACK takes a whole block into one delegate, in few operators.
 
 While a token is decoded, each operator of a delegate costs a microsecond or two for its shape and its start,
-as much as its arithmetic. All rewrites keep the numbers, bit for bit but for the order of two factors.
+as much as its arithmetic. All rewrites keep the numbers, bit for bit but for the order of factors
+and of a mean's terms.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ def _rewrite(graph: torch.fx.Graph, node: torch.fx.Node, seen: dict[Any, torch.f
             _replace(node, _before(graph, node, _aten.reshape.default, node.args[0], shape))
     elif target == _aten.mean.dim and _is_mean_over_last(node):
         _replace(node, _before(graph, node, _qexport.mean_last.default, node.args[0]))
+    elif target == _aten.add.Tensor and _is_offset_of_mean(node):
+        mean = node.all_input_nodes[0]
+        _replace(node, _before(graph, node, _qexport.mean_last.default, mean.args[0], float(node.args[1])))  # type: ignore[arg-type]
     elif target == _aten.slice.Tensor and _is_float(node):
         piece = _static_piece(node)
         if piece is not None:
@@ -218,6 +222,18 @@ def _is_mean_over_last(node: torch.fx.Node) -> bool:
     rank = _value(node.all_input_nodes[0]).dim()
     static = isinstance(_value(node.all_input_nodes[0]).shape[-1], int)
     return bool(keep) and axes in ([-1], [rank - 1]) and not node.kwargs and _is_float(node) and static
+
+
+def _is_offset_of_mean(node: torch.fx.Node) -> bool:
+    """A mean plus a number, as in a norm: XNNPACK adds it as the bias of the product that is the mean."""
+    mean, offset = node.args[:2]
+    return (
+        isinstance(offset, float)
+        and not node.kwargs
+        and isinstance(mean, torch.fx.Node)
+        and mean.target == _qexport.mean_last.default
+        and len(mean.args) == 1
+    )
 
 
 def _static_piece(node: torch.fx.Node) -> tuple[int, int, int] | None:

@@ -8,8 +8,8 @@ The limits were measured by running each kernel of ONNX Runtime 1.20.1, 1.21.1, 
 - GatherBlockQuantized on packed uint8 data: 1.22 for 4 bits without zero points, 1.23 for the `bits`
   attribute (8 bits) and for zero points. 4-bit zero points of a row with an odd number of blocks are
   read from the wrong nibble up to 1.26; 1.28 is right.
-- GroupQueryAttention with scale and softcap: 1.20; a sliding window: 1.24; int8 keys and values: 1.28
-  (see below).
+- GroupQueryAttention with scale and softcap: 1.20; a sliding window: 1.24; int8 keys and values: 1.28;
+  buffers as short as the window: 1.29, which was run beside 1.30.0 and 1.31.1 (see below).
 """
 
 from __future__ import annotations
@@ -25,15 +25,23 @@ BLOCKS = (256, 128, 64, 32, 16)
 OLDEST_RUNTIME: tuple[int, ...] = (1, 20)
 # GroupQueryAttention's local_window_size = w saw w + 1 tokens up to 1.23 and sees w from 1.24 on.
 SLIDING_WINDOW_RUNTIME: tuple[int, ...] = (1, 24)
+# KV buffers as short as a sliding window (sliding_window_cache): 1.28 refuses the attribute, 1.29 and later
+# compute what whole buffers give, whatever the slack and however a text is cut into calls.
+WINDOW_CACHE_RUNTIME: tuple[int, ...] = (1, 29)
+# Places behind the window, so that a buffer is moved up once in 17 steps: onnxruntime-genai's own number.
+WINDOW_SLACK = 16
 _SCALE_BYTES = 4
 # int8 keys and values in GroupQueryAttention on CPU: 1.28 and 1.32 run them, 1.26 and older refuse.
 INT8_CACHE_RUNTIME: tuple[int, ...] = (1, 28)
-# Keys and values in float16 beside float32 queries run from 1.28 on, and take longer than float32:
-# attention of one token over 512 (9 heads, 3 kv heads, size 64, x86) 98 us, in float32 58, in int8 41.
+# Keys and values in float16 beside float32 queries run from 1.28 on. Time of one GroupQueryAttention against
+# float32's (9 heads, 3 kv heads, size 64, past and present one buffer of 2,048 tokens, 1.32 on two x86 cores;
+# medians of alternating runs): one token over 512: float16 3.5 to 4.2, int8 1.0; a prompt of 256: float16 0.8
+# to 1.1, int8 2.5; of 1,024: int8 2.9 to 3.4. With buffers as long as what they hold, one token over 512 took
+# 58 us in float32, 98 in float16, 41 in int8.
 _NO_FLOAT16_CACHE = (
-    "kv_cache float16: ONNX Runtime's attention on CPU converts all of a float16 cache to float32 at every"
-    " token, which takes it 1.7 times as long; set kv_cache: int8, a quarter of float32's size and faster"
-    " to read, or kv_cache: float32"
+    "kv_cache float16: one token's attention over 512 in a buffer of 2,048 took more than 3 times as long as in"
+    " float32 (ONNX Runtime 1.32 on x86); set kv_cache: int8, a quarter of float32's size, where that took as"
+    " long as in float32 and a prompt of 256 tokens 2.5 times as long, or kv_cache: float32"
 )
 
 
@@ -208,14 +216,35 @@ def unsupported_cache(target: Target, cache: Sequence[CacheShape]) -> str | None
             f" {show_version(oldest)}, and min_runtime is {target.min_runtime}; raise min_runtime to"
             f" {show_version(oldest)} or set kv_cache: float32"
         )
+    slides = any(layer.window is not None and layer.window < target.max_context for layer in cache)
+    if slides and version is not None and version < SLIDING_WINDOW_RUNTIME:
+        return (
+            "the model attends through a sliding window, which ONNX Runtime before"
+            f" {show_version(SLIDING_WINDOW_RUNTIME)} makes one token too wide, and min_runtime is"
+            f" {target.min_runtime}; raise min_runtime to {show_version(SLIDING_WINDOW_RUNTIME)}"
+        )
     return None
 
 
-def cache_bytes(target: Target, cache: Sequence[CacheShape]) -> int:
-    """Bytes of the KV cache at max_context, batch 1.
+def window_slots(target: Target, context: int, windows: Sequence[int]) -> int | None:
+    """Tokens that the KV buffers of layers with these sliding windows hold; None: the whole context.
 
-    Layers with a sliding window keep every token too: the operator drops old ones by itself
-    (sliding_window_cache) only in runtimes after 1.28, and older ones refuse the attribute.
+    Only where the recipe names an oldest runtime that can, because such a file runs in no older one, and
+    because onnxruntime-genai then needs a max_length of the window at least.
     """
-    per_token = sum(2 * layer.kv_heads * layer.head_size for layer in cache)
-    return per_token * target.max_context * KV_CACHE_BYTES[target.kv_cache]
+    version = parse_version(target.min_runtime) if target.min_runtime else None
+    if not windows or version is None or version < WINDOW_CACHE_RUNTIME:
+        return None
+    slots = max(windows) + WINDOW_SLACK
+    return slots if slots < context else None
+
+
+def cache_bytes(target: Target, cache: Sequence[CacheShape]) -> int:
+    """Bytes of the KV cache at max_context, batch 1."""
+    windows = [layer.window for layer in cache if layer.window is not None]
+    slots = window_slots(target, target.max_context, windows)
+    numbers = 0
+    for layer in cache:
+        tokens = target.max_context if layer.window is None or slots is None else slots
+        numbers += 2 * tokens * layer.kv_heads * layer.head_size
+    return numbers * KV_CACHE_BYTES[target.kv_cache]

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.backends.base import Progress, Target
-from exporter.backends.ort import cache, capabilities, genai, passes, storage
+from exporter.backends.ort import cache, capabilities, genai, passes, storage, windows
 from exporter.backends.ort.names import LAST_TOKEN, LOGITS_RANGE
 from exporter.backends.ort.passes import naming
 from exporter.backends.ort.passes.integers import name_integers, settle_integers
@@ -49,7 +49,11 @@ def lower(skeleton: Skeleton, target: Target, folder: Path, progress: Progress) 
         _give_default(model.graph, LOGITS_RANGE, LAST_TOKEN)
     external = naming.name_all(model, traced.dimensions)
     used = naming.operators(model)
-    min_runtime = _min_runtime(skeleton, model, target)
+    seen = [
+        node.attributes[windows.WINDOW].as_int() for node in model.graph if windows.WINDOW in node.attributes
+    ]
+    slots = None if traced.context is None else capabilities.window_slots(target, traced.context, seen)
+    min_runtime = _min_runtime(skeleton, target, bool(seen), slots is not None)
     storage.write(model, folder, external, lambda what, share: progress(what, 0.8 + 0.15 * share))
     if traced.context is not None:
         genai.write(skeleton, folder, traced.context)
@@ -63,6 +67,8 @@ def lower(skeleton: Skeleton, target: Target, folder: Path, progress: Progress) 
     if traced.context is not None and target.kv_cache == "int8":
         progress("measuring keys and values", 0.95)
         facts["kv_cache"] = cache.to_int8(folder, skeleton.calibration, traced.context)
+    if slots is not None:
+        facts["sliding_window"] = windows.shorten(folder, slots)
     if target.ort_format:
         progress("converting to ORT format", 0.95)
         _write_ort_format(folder)
@@ -81,21 +87,18 @@ def _give_default(graph: ir.Graph, name: str, value: Sequence[int]) -> None:
     graph.register_initializer(entry)
 
 
-def _min_runtime(skeleton: Skeleton, model: ir.Model, target: Target) -> str:
-    """Oldest ONNX Runtime that computes this graph right. Raises LoweringError where the target allows
-    an older one (what a plan can know of the layers, capabilities.unsupported has refused before)."""
+def _min_runtime(skeleton: Skeleton, target: Target, slides: bool, shortened: bool) -> str:
+    """Oldest ONNX Runtime that computes this graph right; a plan has refused targets that allow an older one.
+
+    `slides`: attention has sliding windows; `shortened`: their KV buffers are as short as the window.
+    """
     oldest = capabilities.required_cache_runtime(target)
     for planned in skeleton.layers.values():
         oldest = max(oldest, capabilities.required_runtime(planned.info, planned.scheme)[0])
-    if any("local_window_size" in node.attributes for node in model.graph):
+    if slides:
         oldest = max(oldest, capabilities.SLIDING_WINDOW_RUNTIME)
-        allowed = capabilities.parse_version(target.min_runtime) if target.min_runtime else None
-        if allowed is not None and allowed < oldest:
-            raise LoweringError(
-                f"the model attends through a sliding window, which ONNX Runtime before"
-                f" {capabilities.show_version(oldest)} makes one token too wide, and min_runtime is"
-                f" {target.min_runtime}; raise min_runtime to {capabilities.show_version(oldest)}"
-            )
+    if shortened:
+        oldest = max(oldest, capabilities.WINDOW_CACHE_RUNTIME)
     return capabilities.show_version(oldest)
 
 

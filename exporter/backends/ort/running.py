@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from exporter.backends.base import ActivationMode
 from exporter.backends.ort.names import CACHE_TYPES, EVERY_TOKEN, LOGITS_RANGE, PAST, PRESENT, members
 from exporter.backends.ort.storage import MODEL
+from exporter.backends.ort.windows import slots_of
 from exporter.errors import ArtifactError
 
 _ACCURACY = "accuracy_level"
@@ -24,12 +25,14 @@ class OrtTextRunner:
 
     full_logits = True
 
-    def __init__(self, session: onnxruntime.InferenceSession, max_context: int) -> None:
+    def __init__(
+        self, session: onnxruntime.InferenceSession, max_context: int, slots: Mapping[str, int]
+    ) -> None:
         self.max_context = max_context
         self._session = session
         self._past_names = [x.name for x in session.get_inputs() if x.name.startswith(PAST)]
         self._outputs = ["logits", *(PRESENT + name.removeprefix(PAST) for name in self._past_names)]
-        self._empty = {x.name: _empty_past(x) for x in session.get_inputs() if x.name.startswith(PAST)}
+        self._empty = _empty_caches(session, slots)
         self._every_token = {
             name: onnxruntime.OrtValue.ortvalue_from_numpy(wanted)
             for name, wanted in _every_token(session).items()
@@ -84,7 +87,7 @@ class OrtModuleRunner:
 def open_text(folder: Path, activations: ActivationMode = "as-shipped") -> OrtTextRunner:
     """Open a language model. Raises ArtifactError where it is missing or does not load."""
     session = open_session(folder, activations)
-    return OrtTextRunner(session, _context(folder))
+    return OrtTextRunner(session, _context(folder), slots_of(folder))
 
 
 def open_module(folder: Path, activations: ActivationMode = "as-shipped") -> OrtModuleRunner:
@@ -108,6 +111,7 @@ def open_session(
         raise ArtifactError(f"{path}: not found; export with the target onnxruntime first")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.enable_cpu_mem_arena = False  # it would keep every size of logits that was ever asked for
     model: str | bytes = str(path)
     if activations == "float" or extra_outputs:
         model = _edited(path, activations, extra_outputs)
@@ -142,7 +146,7 @@ def layer_outputs(
     values = sorted({places[name][0] for name in names})
     own_outputs = {x.name for x in model.graph.output}
     session = open_session(folder, "float", [value for value in values if value not in own_outputs])
-    feeds = _prompt(session, tokens) | _every_token(session)
+    feeds = _prompt(session, tokens, slots_of(folder)) | _every_token(session)
     found = dict(zip(values, session.run(values, feeds), strict=True))
     return {name: found[places[name][0]][0][..., places[name][1]] for name in names}
 
@@ -150,18 +154,20 @@ def layer_outputs(
 def prefill_cache(
     session: onnxruntime.InferenceSession, tokens: Sequence[int], names: Sequence[str]
 ) -> list[NDArray[np.float32]]:
-    """The named outputs `present.*`, (1, kv heads, len(tokens), head size), after one prompt."""
-    found: list[NDArray[np.float32]] = session.run(list(names), _prompt(session, tokens))
+    """The named outputs `present.*`, (1, kv heads, len(tokens), head size), after one prompt, of a graph
+    whose every layer keeps all tokens."""
+    found: list[NDArray[np.float32]] = session.run(list(names), _prompt(session, tokens, {}))
     return found
 
 
-def _prompt(session: onnxruntime.InferenceSession, tokens: Sequence[int]) -> dict[str, NDArray[Any]]:
+def _prompt(
+    session: onnxruntime.InferenceSession, tokens: Sequence[int], slots: Mapping[str, int]
+) -> dict[str, NDArray[Any]]:
     """Feeds for a prompt on an empty cache."""
-    empty = {x.name: _empty_past(x) for x in session.get_inputs() if x.name.startswith(PAST)}
     return {
         "input_ids": np.asarray([list(tokens)], np.int64),
         "attention_mask": np.ones((1, len(tokens)), np.int64),
-        **empty,
+        **_empty_caches(session, slots),
     }
 
 
@@ -176,9 +182,13 @@ def _rows(node: onnx.NodeProto) -> int:
     return next(int(attribute.i) for attribute in node.attribute if attribute.name == "N")
 
 
-def _empty_past(entry: Any) -> NDArray[Any]:
-    """A cache of no tokens for one of the session's inputs, batch 1."""
-    return np.zeros((1, entry.shape[1], 0, entry.shape[3]), CACHE_TYPES[entry.type])
+def _empty_caches(session: onnxruntime.InferenceSession, slots: Mapping[str, int]) -> dict[str, NDArray[Any]]:
+    """A cache of no tokens, batch 1; `slots`: windows.slots_of the folder, buffers that do not grow."""
+    return {
+        x.name: np.zeros((1, x.shape[1], slots.get(x.name, 0), x.shape[3]), CACHE_TYPES[x.type])
+        for x in session.get_inputs()
+        if x.name.startswith(PAST)
+    }
 
 
 def _edited(path: Path, activations: ActivationMode, extra_outputs: Sequence[str]) -> bytes:
