@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 Progress = Callable[[str, float], None]
+Ranges = tuple[Sequence[int], Sequence[int]]  # tokens past, and tokens of a prompt or a call
 _FLOAT_BYTES = 4
 
 
@@ -34,6 +35,7 @@ class Subject:
     name: str
     spec: WorkerSpec
     vocabulary: int
+    generates: bool = True  # False: a call gives everything at once
 
 
 @dataclass(frozen=True)
@@ -58,64 +60,17 @@ class Start:
 def bench_artifact(folder: Path, settings: BenchSettings, progress: Progress) -> BenchResult:
     """Measure every runtime of a folder that qexport wrote, alternating between them.
 
-    Raises ArtifactError: no such artifact, another task than text generation, a runtime that the folder
-    does not hold or that fails, nothing to measure within the context.
+    Raises ArtifactError: no such artifact, a runtime that the folder does not hold or that fails, nothing to
+    measure within the context.
     """
     manifest = read_manifest(folder)
     plan = _plan_of(folder, manifest)
     forecasts = _forecasts(folder, plan, settings.runtimes)
-    if plan.task != "text-generation":
-        return _bench_encoder(folder, manifest, plan, forecasts, settings, progress)
     notes: list[str] = []
-    subjects, ranges = [], {}
-    for forecast in forecasts:
-        name, context = forecast.target.backend, forecast.target.max_context
-        subjects.append(Subject(name, _spec(folder, name, settings.used_threads, context), _vocabulary(plan)))
-        ranges[name] = _within(name, context, settings, notes)
-    starts = {subject.name: measure_start(subject, settings, progress) for subject in subjects}
+    subjects, ranges = subjects_of(folder, manifest, forecasts, settings, notes)
+    starts = {s.name: measure_start(s, settings, progress, max(ranges[s.name][1])) for s in subjects}
     bandwidth = read_bandwidth(settings.used_threads, max(3, settings.repeats), settings.bandwidth_bytes)
     speeds = measure_speeds(subjects, ranges, settings, progress)
-    runtimes = tuple(
-        _runtime(f, plan, manifest, starts[f.target.backend], speeds[f.target.backend], bandwidth)
-        for f in forecasts
-    )
-    return BenchResult(
-        str(folder), processor(), settings.used_threads, bandwidth, settings, runtimes, tuple(notes)
-    )
-
-
-def _bench_encoder(
-    folder: Path,
-    manifest: Mapping[str, Any],
-    plan: QuantPlan,
-    forecasts: Sequence[Forecast],
-    settings: BenchSettings,
-    progress: Progress,
-) -> BenchResult:
-    """Latency of one call, alternating between the runtimes; load and memory each in fresh processes."""
-    is_text = SPECS[plan.task].medium == "text"
-    notes = [
-        "not measured: tokens a second, KV cache and memory bandwidth, since nothing is generated; batches; a phone"
-    ]
-    subjects, ranges = [], {}
-    for forecast in forecasts:
-        name, context = forecast.target.backend, forecast.target.max_context
-        place = folder / get_backend(name).folder
-        path = place / "model.pte" if name == "executorch" else place
-        spec = WorkerSpec.own(f"{name}-encoder", path, settings.used_threads, context)
-        subjects.append(Subject(name, spec, _vocabulary(plan)))
-        sizes = [size for size in settings.calls if size <= context] if is_text else [1]
-        notes += [
-            f"{name}: no call of {size:,} tokens, its longest is {context:,}"
-            for size in (settings.calls if is_text else ())
-            if size not in sizes
-        ]
-        if not sizes:
-            raise ArtifactError(f"{name}: nothing can be measured, its longest call is {context:,} tokens")
-        ranges[name] = ((), sizes)
-    starts = {s.name: _measure_calls(s, max(ranges[s.name][1]), settings, progress) for s in subjects}
-    speeds = measure_speeds(subjects, ranges, settings, progress)
-    bandwidth = read_bandwidth(settings.used_threads, max(3, settings.repeats), settings.bandwidth_bytes)
     runtimes = tuple(
         _runtime(f, plan, manifest, starts[f.target.backend], speeds[f.target.backend], bandwidth)
         for f in forecasts
@@ -132,24 +87,33 @@ def _bench_encoder(
     )
 
 
-def _measure_calls(subject: Subject, longest: int, settings: BenchSettings, progress: Progress) -> Start:
-    """Load, first call and memory of an encoder, each time in a process of its own."""
-    loads, firsts, after_load, after_run = [], [], [], []
-    version = ""
-    for index in range(settings.starts):
-        progress(f"{subject.name}: start", index / settings.starts)
-        with started(subject.spec) as worker:
-            loaded = worker.load()
-            version = loaded.version
-            loads.append(loaded.seconds)
-            after_load.append(loaded.memory)
-            first = prompt_of(min(longest, settings.prompt), subject.vocabulary)
-            firsts.append(loaded.seconds + worker.prefill(first))
-            worker.prefill(prompt_of(longest, subject.vocabulary))
-            after_run.append(worker.memory())
-    return Start(
-        version, Spread.of(loads), Spread.of(firsts), Memory.middle(after_load), Memory.middle(after_run)
-    )
+def subjects_of(
+    folder: Path,
+    manifest: Mapping[str, Any],
+    forecasts: Sequence[Forecast],
+    settings: BenchSettings,
+    notes: list[str],
+) -> tuple[list[Subject], dict[str, Ranges]]:
+    """The artifact in each runtime, and what is measured of it; `notes` is told what is not.
+
+    Raises ArtifactError where nothing can be measured.
+    """
+    plan = _plan_of(folder, manifest)
+    spec = SPECS[plan.task]
+    subjects, ranges = [], {}
+    for forecast in forecasts:
+        name, context = forecast.target.backend, forecast.target.max_context
+        if spec.family == "causal":
+            worker, sizes = (
+                _spec(folder, name, settings.used_threads, context),
+                _within(name, context, settings, notes),
+            )
+        else:
+            worker = _calls_spec(folder, name, manifest, plan, settings.used_threads, context)
+            sizes = _calls(name, context, plan, settings, notes)
+        subjects.append(Subject(name, worker, _vocabulary(plan), generates=bool(sizes[0])))
+        ranges[name] = sizes
+    return subjects, ranges
 
 
 def weight_bytes_per_token(plan: QuantPlan, forecast: Forecast) -> int:
@@ -164,11 +128,13 @@ def weight_bytes_per_token(plan: QuantPlan, forecast: Forecast) -> int:
     return layers + plan.other_parameters * _FLOAT_BYTES
 
 
-def measure_start(subject: Subject, settings: BenchSettings, progress: Progress) -> Start:
-    """Load, first token and memory, each time in a process of its own."""
+def measure_start(subject: Subject, settings: BenchSettings, progress: Progress, longest: int) -> Start:
+    """Load, first token and memory, each time in a process of its own; `longest`: tokens of a call."""
     loads, firsts, after_load, after_run = [], [], [], []
     version = ""
     tokens = prompt_of(settings.prompt, subject.vocabulary)
+    if not subject.generates:
+        tokens = tokens[:longest]
     for index in range(settings.starts):
         progress(f"{subject.name}: start", index / settings.starts)
         with started(subject.spec) as worker:
@@ -177,7 +143,10 @@ def measure_start(subject: Subject, settings: BenchSettings, progress: Progress)
             loads.append(loaded.seconds)
             after_load.append(loaded.memory)
             firsts.append(loaded.seconds + worker.prefill(tokens))
-            worker.decode(tokens, settings.steps)
+            if subject.generates:
+                worker.decode(tokens, settings.steps)
+            else:
+                worker.prefill(prompt_of(longest, subject.vocabulary))
             after_run.append(worker.memory())
     return Start(
         version, Spread.of(loads), Spread.of(firsts), Memory.middle(after_load), Memory.middle(after_run)
@@ -186,7 +155,7 @@ def measure_start(subject: Subject, settings: BenchSettings, progress: Progress)
 
 def measure_speeds(
     subjects: Sequence[Subject],
-    ranges: Mapping[str, tuple[Sequence[int], Sequence[int]]],
+    ranges: Mapping[str, Ranges],
     settings: BenchSettings,
     progress: Progress,
     lost: Callable[[Subject, ArtifactError], None] | None = None,
@@ -233,7 +202,7 @@ def prompt_of(count: int, vocabulary: int) -> list[int]:
     return [(index * 7919 + 17) % vocabulary for index in range(count)]
 
 
-def _jobs(ranges: Mapping[str, tuple[Sequence[int], Sequence[int]]]) -> list[tuple[str, int]]:
+def _jobs(ranges: Mapping[str, Ranges]) -> list[tuple[str, int]]:
     past = dict.fromkeys(size for sizes, _ in ranges.values() for size in sizes)
     prompts = dict.fromkeys(size for _, sizes in ranges.values() for size in sizes)
     return [("decode", size) for size in past] + [("prefill", size) for size in prompts]
@@ -258,10 +227,6 @@ def _plan_of(folder: Path, manifest: Mapping[str, Any]) -> QuantPlan:
         raise ArtifactError(
             f"{folder}: its manifest holds no plan of this qexport; export again"
         ) from problem
-    if SPECS[plan.task].family not in ("causal", "encoder", "vision"):
-        raise ArtifactError(
-            f"{folder}: holds a model of task {plan.task}; bench measures text-generation and encoders"
-        )
     return plan
 
 
@@ -287,6 +252,39 @@ def _spec(folder: Path, name: str, threads: int, context: int) -> WorkerSpec:
         return WorkerSpec.own(name, place / "model.pte", threads, context)
     engine = "onnxruntime-genai" if find_spec("onnxruntime_genai") else "onnxruntime"
     return WorkerSpec.own(engine, place, threads, context)
+
+
+def _calls_spec(
+    folder: Path, name: str, manifest: Mapping[str, Any], plan: QuantPlan, threads: int, context: int
+) -> WorkerSpec:
+    """A worker that is told what the model takes, which stands in the manifest."""
+    program = "encoder" if SPECS[plan.task].family == "encoder-decoder" else None
+    programs = manifest["summary"]["targets"][name].get("programs")
+    if not isinstance(programs, dict) or not programs:
+        raise ArtifactError(f"{folder}: its manifest does not say what {name} takes; export again")
+    inputs = (programs[program] if program else next(iter(programs.values())))["inputs"]
+    place = folder / get_backend(name).folder
+    path = place / "model.pte" if name == "executorch" else place
+    engine = f"{name}-seq2seq" if program else f"{name}-calls"
+    return WorkerSpec.own(engine, path, threads, context, inputs)
+
+
+def _calls(name: str, context: int, plan: QuantPlan, settings: BenchSettings, notes: list[str]) -> Ranges:
+    """Tokens of a call, where it takes text; one call of anything else. A model that generates does so behind each."""
+    spec = SPECS[plan.task]
+    sizes = [1]
+    if spec.medium == "text":
+        sizes = [size for size in settings.calls if size <= context]
+        notes += [
+            f"{name}: no call of {size:,} tokens, its longest is {context:,}"
+            for size in settings.calls
+            if size not in sizes
+        ]
+    if not sizes:
+        raise ArtifactError(f"{name}: nothing can be measured, its longest call is {context:,} tokens")
+    if spec.family == "encoder-decoder":
+        return sizes, sizes
+    return (), sizes
 
 
 def _within(

@@ -277,7 +277,7 @@ def measure(
 
     for subject, *_ in found:
         try:
-            starts[subject.name] = measure_start(subject, settings, say)
+            starts[subject.name] = measure_start(subject, settings, say, max(settings.prefill))
         except QexportError as problem:
             lost(subject, problem)
     subjects = [entry[0] for entry in found if entry[0].name in starts]

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from exporter.backends.ort.names import CACHE_TYPES, PAST, PRESENT
-from exporter.benchmarks.worker import Engine, Opener
+from exporter.benchmarks.calls import import_executorch_calls, import_ort_calls, set_threads
+from exporter.benchmarks.seq2seq import import_executorch_seq2seq, import_ort_seq2seq
+from exporter.benchmarks.worker import Engine, Input, Opener
 from exporter.quiet import hush, native_stderr_held
 
 
@@ -91,16 +93,7 @@ class _ExecuTorch:
     """executorch.runtime: forward(tokens, input_pos), the signature of ExecuTorch's own LLM runner."""
 
     def __init__(self, torch: Any, runtime: Any, path: Path, threads: int) -> None:
-        from importlib.metadata import version
-
-        from executorch.extension.pybindings import portable_lib
-
-        from exporter.backends.executorch.threads import one_blas_thread_each
-
-        portable_lib._unsafe_reset_threadpool(threads)
-        one_blas_thread_each()  # its kernels call PyTorch's library here, whose threads would come on top
-        torch.set_num_threads(1)
-        self.version = f"executorch {version('executorch')}"
+        self.version = set_threads(torch, threads)
         self._torch = torch
         with native_stderr_held():
             self._program = runtime.load_program(path)
@@ -156,4 +149,10 @@ ENGINES: dict[str, Opener] = {
     "executorch": _import_executorch,
     "onnxruntime": _import_ort_session,
     "onnxruntime-genai": _import_genai,
+}
+ENGINES_OF_INPUTS: dict[str, Callable[[Sequence[Input]], Callable[[Path, int, int], Engine]]] = {
+    "executorch-calls": import_executorch_calls,
+    "executorch-seq2seq": import_executorch_seq2seq,
+    "onnxruntime-calls": import_ort_calls,
+    "onnxruntime-seq2seq": import_ort_seq2seq,
 }

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.benchmarks.figures import Memory
+from exporter.benchmarks.worker import Input
 from exporter.errors import ArtifactError
 
 
@@ -29,9 +30,12 @@ class WorkerSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def own(cls, engine: str, path: Path, threads: int, context: int) -> WorkerSpec:
-        """One of exporter.benchmarks.engines.ENGINES."""
-        command = ("-m", "exporter.benchmarks.worker", engine)
+    def own(
+        cls, engine: str, path: Path, threads: int, context: int, inputs: Sequence[Input] | None = None
+    ) -> WorkerSpec:
+        """One of exporter.benchmarks.engines.ENGINES, or of ENGINES_OF_INPUTS with what the model takes."""
+        told = () if inputs is None else ("--inputs", json.dumps(inputs))
+        command = ("-m", "exporter.benchmarks.worker", engine, *told)
         return cls(engine, command, path, threads, context)
 
 

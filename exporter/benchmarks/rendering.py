@@ -27,18 +27,19 @@ def render(result: BenchResult) -> RenderableType:
     bandwidth = result.read_bandwidth.maximum / 1e9
     machine = f"{result.processor}, {result.threads} threads, reads {bandwidth:.1f} GB/s from memory"
     settings = result.settings
-    calls = "calls" if result.task != "text-generation" else f"repeats, {settings.steps} tokens each"
+    generates = any(runtime.decode for runtime in result.runtimes)
+    calls = f"repeats, {settings.steps} tokens each" if generates else "calls"
     how = (
         f"median (minimum to maximum) of {settings.repeats} {calls}; "
-        f"load and first {'token' if result.task == 'text-generation' else 'call'} of {settings.starts} fresh processes, files in the page cache; "
-        "memory without Python and the runtime's libraries"
+        f"load and first {'token' if generates else 'call'} of {settings.starts} fresh processes, files in the page "
+        "cache; memory without Python and the runtime's libraries"
     )
     return Group(table, Text(machine), Text(how, style="dim"), *(Text(note) for note in result.notes))
 
 
 def _rows(result: BenchResult) -> list[tuple[str, Callable[[RuntimeBench], str]]]:
     if result.task != "text-generation":
-        return _encoder_rows(result)
+        return _call_rows(result)
     rows: list[tuple[str, Callable[[RuntimeBench], str]]] = [
         ("file, MB", lambda r: _megabytes(r.file_bytes)),
         ("KV cache, MB", lambda r: f"{_megabytes(r.cache_bytes)} at {r.context:,}"),
@@ -57,18 +58,26 @@ def _rows(result: BenchResult) -> list[tuple[str, Callable[[RuntimeBench], str]]
     return rows
 
 
-def _encoder_rows(result: BenchResult) -> list[tuple[str, Callable[[RuntimeBench], str]]]:
+def _call_rows(result: BenchResult) -> list[tuple[str, Callable[[RuntimeBench], str]]]:
+    generates = any(runtime.decode for runtime in result.runtimes)
     rows: list[tuple[str, Callable[[RuntimeBench], str]]] = [
         ("file, MB", lambda r: _megabytes(r.file_bytes)),
         ("load, s", lambda r: _spread(r.load_seconds, ".2f")),
-        ("load and first call, s", lambda r: _spread(r.first_token_seconds, ".2f")),
+        (
+            f"load and first {'token' if generates else 'call'}, s",
+            lambda r: _spread(r.first_token_seconds, ".2f"),
+        ),
         ("memory after load, MB", lambda r: _memory(r.memory_after_load)),
-        ("memory after the longest call, MB", lambda r: _memory(r.memory_after_generation)),
+        ("memory at the end, MB", lambda r: _memory(r.memory_after_generation)),
         ("peak / file", lambda r: f"{r.memory_ratio:.2f}"),
     ]
+    what = "encoder and first token" if generates else "one call"
     for tokens in dict.fromkeys(p.tokens for r in result.runtimes for p in r.prefill):
-        title = f"one call of {tokens:,} tokens, ms" if tokens > 1 else "one call, ms"
+        title = f"{what}, {tokens:,} tokens, ms" if tokens > 1 else f"{what}, ms"
         rows.append((title, lambda r, tokens=tokens: _call(r, tokens)))  # type: ignore[misc]
+    for past in dict.fromkeys(d.past for r in result.runtimes for d in r.decode):
+        title = f"next tokens of {past:,}, tokens/s" if past > 1 else "next tokens, tokens/s"
+        rows.append((title, lambda r, past=past: _decode(r, past)))  # type: ignore[misc]
     return rows
 
 

@@ -42,7 +42,15 @@ class BenchSettings:
     def quick(self) -> BenchSettings:
         """Seconds instead of minutes; every part runs, no figure is worth quoting."""
         return replace(
-            self, repeats=1, past=(16,), prefill=(8,), calls=(8,), steps=4, prompt=8, starts=1, bandwidth_bytes=2**24
+            self,
+            repeats=1,
+            past=(16,),
+            prefill=(8,),
+            calls=(8,),
+            steps=4,
+            prompt=8,
+            starts=1,
+            bandwidth_bytes=2**24,
         )
 
 

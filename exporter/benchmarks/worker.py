@@ -15,14 +15,18 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from exporter.benchmarks.machine import forget_peak, own_memory
 
 
+Input = tuple[str, str, Sequence[int | str]]  # name, type, shape whose texts name axes
+
+
 class Engine(Protocol):
-    """A language model, batch 1, greedy."""
+    """A model, batch 1, greedy; one that generates nothing has no steps."""
 
     version: str  # of the runtime, for the table
 
@@ -41,14 +45,17 @@ Opener = Callable[[], Callable[[Path, int, int], Engine]]  # imports the runtime
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve one of the runtimes that qexport writes for."""
-    from exporter.benchmarks.encoders import ENCODER_ENGINES
-    from exporter.benchmarks.engines import ENGINES
+    from exporter.benchmarks.engines import ENGINES, ENGINES_OF_INPUTS
 
-    engines = {**ENGINES, **ENCODER_ENGINES}
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("engine", choices=sorted(engines))
+    parser.add_argument("engine", choices=sorted({**ENGINES, **ENGINES_OF_INPUTS}))
+    parser.add_argument("--inputs", type=json.loads, help="of models that are told what they are given")
     path, threads, context, rest = worker_arguments(parser, arguments)
-    serve(engines[rest.engine], path, threads, context)
+    if rest.inputs is None:
+        opener = ENGINES[rest.engine]
+    else:
+        opener = partial(ENGINES_OF_INPUTS[rest.engine], [tuple(port) for port in rest.inputs])
+    serve(opener, path, threads, context)
 
 
 def worker_arguments(

@@ -54,6 +54,17 @@ def static_plan(skeleton: Skeleton) -> StaticPlan | None:
     return found
 
 
+def described_examples(skeleton: Skeleton) -> dict[str, object]:
+    """Example inputs of a module as a signature describes its inputs: name, type, shape. For the manifest."""
+    import torch
+
+    found = []
+    for index, leaf in enumerate(torch.utils._pytree.tree_leaves(skeleton.example_inputs)):
+        tensor = torch.as_tensor(leaf)
+        found.append([f"input_{index}", str(tensor.dtype).removeprefix("torch."), list(tensor.shape)])
+    return {"inputs": found}
+
+
 class Skeleton(Protocol):
     """What a backend lowers."""
 

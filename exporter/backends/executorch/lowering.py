@@ -38,7 +38,7 @@ from exporter.backends.executorch.static import with_float_biases
 from exporter.backends.executorch.xnnpack import make_partitioner
 from exporter.errors import LoweringError, QexportError, TraceError
 from exporter.models.layer_list import cache_shapes
-from exporter.models.skeleton import Skeleton, static_plan
+from exporter.models.skeleton import Skeleton, described_examples, static_plan
 from exporter.static.graph import with_integers
 
 _TOKENIZER_FILES = (
@@ -113,8 +113,12 @@ def lower(
             if source.name in _TOKENIZER_FILES:
                 shutil.copyfile(source, folder / source.name)
     progress("writing the program", 1.0)
+    programs = (
+        {} if skeleton.task == "text-generation" else {"programs": {"forward": described_examples(skeleton)}}
+    )
     return {
         "operators": operators,
+        **programs,
         "delegates": {"XnnpackBackend": len(plan.delegates)},
         # Libraries of kernels that a Python process imports before it runs the program.
         "kernel_libraries": list(KERNEL_LIBRARIES),

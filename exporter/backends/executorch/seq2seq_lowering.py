@@ -80,6 +80,7 @@ def lower_seq2seq(
         "methods": sorted(lowered),
         "kernel_libraries": list(lowering.KERNEL_LIBRARIES),
         "min_runtime": version("executorch"),
+        "programs": {ENCODER: skeleton.programs[0].signature.single().describe()},
     }
 
 

@@ -18,7 +18,7 @@ from exporter.backends.ort.passes.integers import name_integers, settle_integers
 from exporter.backends.ort.tracing import trace_module, trace_text
 from exporter.backends.ort.translation import OPSET, to_onnx
 from exporter.errors import LoweringError
-from exporter.models.skeleton import static_plan
+from exporter.models.skeleton import described_examples, static_plan
 from exporter.static.graph import with_integers
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ def lower(skeleton: Skeleton, target: Target, folder: Path, progress: Progress) 
         "nodes": len(list(model.graph)),
         "passes": outcomes,
     }
+    if not is_text:
+        facts["programs"] = {"model": described_examples(skeleton)}
     if traced.context is not None and target.kv_cache == "int8":
         progress("measuring keys and values", 0.95)
         facts["kv_cache"] = cache.to_int8(folder, skeleton.calibration, traced.context)

@@ -60,7 +60,7 @@ def lower_seq2seq(
         "opset": OPSET,
         "nodes": nodes,
         "passes": outcomes,
-        "programs": [file_name(program) for program in programs],
+        "programs": {program.name: program.signature.describe() for program in programs},
     }
 
 
