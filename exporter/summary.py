@@ -17,6 +17,7 @@ from rich.text import Text
 from exporter.artifacts import target_bytes
 from exporter.parity import ComparisonResult, ParityReport, Rung, failures
 from exporter.parity.shown import figure, loss_of, percent
+from exporter.parity.tasks import TaskReport
 from exporter.planning import QuantPlan
 
 _LOGIT_TITLES = ("positions", "max rel", "SQNR dB", "KL, nats", "same top", "ppl ratio")
@@ -46,7 +47,25 @@ def render_result(data: Mapping[str, Any], folder: Path | None = None) -> Render
         files.add_row(name, Text(str(where / target.get("folder", name))))
     files.add_row("report", Text(str(where / "report.html")))
     files.add_row("next", Text(data.get("next_command") or f"qexport inspect {where}", style="bold"))
-    return Group(table, _verdict(parity), files)
+    tasks = TaskReport.from_json(data["tasks"]) if data.get("tasks") else TaskReport()
+    return Group(table, *_tasks(tasks), _verdict(parity), files)
+
+
+def _tasks(report: TaskReport) -> list[RenderableType]:
+    """What the task's user would notice, over all examples; the report has each language and each difference."""
+    if not report.comparisons:
+        return []
+    table = _table()
+    table.add_column("task")
+    for title in ("examples", "float", *(comparison.candidate for comparison in report.comparisons)):
+        table.add_column(title, justify="right", no_wrap=True)
+    overall = [[m for m in comparison.metrics if m.group is None] for comparison in report.comparisons]
+    for metrics in zip(*overall, strict=True):
+        first = metrics[0]
+        of_float = "–" if first.reference is None else f"{first.reference:.4f}"
+        cells = [f"{m.candidate:.4f}" + (" worse" if m.worse else "") for m in metrics]
+        table.add_row(first.name, f"{first.items:,}", of_float, *cells)
+    return [table]
 
 
 def render_parity(parity: Mapping[str, Any], layers: bool = False) -> RenderableType:
