@@ -17,8 +17,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from exporter.artifacts import read_manifest
 from exporter.benchmarks.machine import processor
 
@@ -26,46 +24,42 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs/recipes"
 QEXPORT = (sys.executable, "-c", "from exporter.cli import main; main()")
 WIDTH = "100"
-PAGE = """# {{ name }}
+PAGE = """# {name}
 
-{{ about }}
+{about}
 
-Recipe: [recipes/{{ name }}.yaml](../../recipes/{{ name }}.yaml). This page was written by
-`.venv/bin/python scripts/recipe_pages.py {{ name }}` on: {{ machine }}.
+Recipe: [recipes/{name}.yaml](../../recipes/{name}.yaml). This page was written by
+`.venv/bin/python scripts/recipe_pages.py {name}` on: {machine}.
 
 ## The plan
 
-    $ qexport plan --recipe recipes/{{ name }}.yaml
+    $ qexport plan --recipe recipes/{name}.yaml
 
-{{ plan }}
+{plan}
 
 ## The job
 
-    $ qexport --recipe recipes/{{ name }}.yaml
+    $ qexport --recipe recipes/{name}.yaml
 
-{{ job }}
-{% if tasks %}
-## What its user would notice
+{job}
 
-Float against each runtime on {{ tasks[0].data }}; in brackets the 95 % interval of the difference, or of the figure
-itself where it compares the two.
+{tasks}## The ladder of parity
 
-| figure | of | examples | float |{% for task in tasks %} {{ task.candidate }} |{% endfor %}
-| --- | --- | --- | --- |{% for task in tasks %} --- |{% endfor %}
-{% for row in rows %}
-| {{ row.name }} | {{ row.group or "all" }} | {{ row["items"] }} | {{ row.float }} |{% for cell in row.cells %} {{ cell }} |{% endfor %}
+    $ qexport verify out/{name}
 
-{% endfor %}
-{% endif %}
-## The ladder of parity
-
-    $ qexport verify out/{{ name }}
-
-{{ ladder }}
+{ladder}
 
 ## The files
 
-{{ files }}
+{files}
+"""
+TASKS = """## What its user would notice
+
+Float against each runtime on {data}. In brackets the 95 % interval of the difference to float, or of the figure itself
+where it compares the two.
+
+{table}
+
 """
 
 
@@ -122,15 +116,13 @@ def render(name: str, plan: str, job: str) -> str:
         if line.startswith("#")
     ]
     tasks = (summary.get("tasks") or {}).get("comparisons") or []
-    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(PAGE).render(
+    return PAGE.format(
         name=name,
         about=prose(about),
         machine=processor(),
         plan=indented(plan),
         job=indented(job),
-        tasks=tasks,
-        rows=rows(tasks),
+        tasks=TASKS.format(data=tasks[0]["data"], table=task_table(tasks)) if tasks else "",
         ladder=indented(console.export_text()),
         files=file_list(summary["targets"]),
     )
@@ -144,13 +136,15 @@ def prose(lines: list[str]) -> str:
     return "\n".join(kept).strip()
 
 
-def rows(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A line for each figure: its name, and a cell for each runtime."""
-    found = []
-    for index, metric in enumerate(tasks[0]["metrics"] if tasks else []):
+def task_table(tasks: list[dict[str, Any]]) -> str:
+    """A line for each figure, a column for each runtime."""
+    titles = ["figure", "of", "examples", "float", *(task["candidate"] for task in tasks)]
+    lines = [titles, ["---"] * len(titles)]
+    for index, metric in enumerate(tasks[0]["metrics"]):
         cells = [cell(task["metrics"][index]) for task in tasks]
-        found.append({**metric, "float": number(metric["reference"]), "cells": cells})
-    return found
+        group = metric["group"] or "all"
+        lines.append([metric["name"], group, str(metric["items"]), number(metric["reference"]), *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def cell(metric: dict[str, Any]) -> str:
