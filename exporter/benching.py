@@ -122,6 +122,8 @@ def measure_speeds(
 ) -> dict[str, Speeds]:
     """Every figure of every subject in turn, then all again: a slow spell of the machine hits all alike.
 
+    The order changes from repeat to repeat, since threads and caches remember who came before.
+
     `ranges` holds the past lengths and the prompts of each subject. A subject that fails raises its
     ArtifactError; where `lost` is given it is told instead, and the others go on without that subject.
     """
@@ -144,7 +146,7 @@ def measure_speeds(
         for repeat in range(settings.repeats):
             progress("speed", repeat / settings.repeats)
             for kind, size in _jobs(ranges):
-                for subject in [subject for subject in subjects if subject.name in workers]:
+                for subject in [s for s in _order(subjects, repeat) if s.name in workers]:
                     if size in ranges[subject.name][kind == "prefill"]:
                         speed = ask(subject, partial(_speed, subject, kind, size, settings.steps))
                         if speed is not None:
@@ -155,6 +157,13 @@ def measure_speeds(
         for subject in subjects
         if subject.name in left
     }
+
+
+def _order(subjects: Sequence[Subject], repeat: int) -> list[Subject]:
+    """Each begins once, and every other time they go backwards."""
+    first = repeat // 2 % len(subjects)
+    turned = [*subjects[first:], *subjects[:first]]
+    return turned[::-1] if repeat % 2 else turned
 
 
 def prompt_of(count: int, vocabulary: int) -> list[int]:
