@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -162,10 +162,34 @@ def measure_speeds(
 ) -> dict[str, Speeds]:
     """Every figure of every subject in turn, then all again: a slow spell of the machine hits all alike.
 
+    Each repeat has fresh processes, since where a process happens to lie in memory moves its speed by several
+    per cent for as long as it lives; and another order, since caches remember who came before.
+
     `ranges` holds the past lengths and the prompts of each subject. A subject that fails raises its
     ArtifactError; where `lost` is given it is told instead, and the others go on without that subject.
     """
     times: dict[tuple[str, str, int], list[float]] = {}
+    left = {subject.name for subject in subjects}
+    for repeat in range(settings.repeats):
+        progress("speed", repeat / settings.repeats)
+        ordered = [subject for subject in _order(subjects, repeat) if subject.name in left]
+        for name, kind, size, speed in _one_repeat(ordered, ranges, settings.steps, left, lost):
+            times.setdefault((name, kind, size), []).append(speed)
+    return {
+        subject.name: Speeds(_of(times, subject.name, "decode"), _of(times, subject.name, "prefill"))
+        for subject in subjects
+        if subject.name in left
+    }
+
+
+def _one_repeat(
+    subjects: Sequence[Subject],
+    ranges: Mapping[str, tuple[Sequence[int], Sequence[int]]],
+    steps: int,
+    left: set[str],
+    lost: Callable[[Subject, ArtifactError], None] | None,
+) -> Iterator[tuple[str, str, int, float]]:
+    """(subject, kind, size, tokens a second), once each; takes a subject that fails from `left`."""
     with ExitStack() as stack:
         workers = {subject.name: stack.enter_context(started(subject.spec)) for subject in subjects}
 
@@ -175,26 +199,25 @@ def measure_speeds(
             except ArtifactError as problem:
                 if lost is None:
                     raise
-                del workers[subject.name]
+                left.discard(subject.name)
                 lost(subject, problem)
                 return None
 
         for subject in subjects:
             ask(subject, lambda worker: worker.load().seconds)
-        for repeat in range(settings.repeats):
-            progress("speed", repeat / settings.repeats)
-            for kind, size in _jobs(ranges):
-                for subject in [subject for subject in subjects if subject.name in workers]:
-                    if size in ranges[subject.name][kind == "prefill"]:
-                        speed = ask(subject, partial(_speed, subject, kind, size, settings.steps))
-                        if speed is not None:
-                            times.setdefault((subject.name, kind, size), []).append(speed)
-        left = set(workers)
-    return {
-        subject.name: Speeds(_of(times, subject.name, "decode"), _of(times, subject.name, "prefill"))
-        for subject in subjects
-        if subject.name in left
-    }
+        for kind, size in _jobs(ranges):
+            for subject in [subject for subject in subjects if subject.name in left]:
+                if size in ranges[subject.name][kind == "prefill"]:
+                    speed = ask(subject, partial(_speed, subject, kind, size, steps))
+                    if speed is not None:
+                        yield subject.name, kind, size, speed
+
+
+def _order(subjects: Sequence[Subject], repeat: int) -> list[Subject]:
+    """Each begins once, and every other time they go backwards."""
+    first = repeat // 2 % len(subjects)
+    turned = [*subjects[first:], *subjects[:first]]
+    return turned[::-1] if repeat % 2 else turned
 
 
 def prompt_of(count: int, vocabulary: int) -> list[int]:
