@@ -184,7 +184,7 @@ def measure_speeds(
 
 def _one_repeat(
     subjects: Sequence[Subject],
-    ranges: Mapping[str, tuple[Sequence[int], Sequence[int]]],
+    ranges: Mapping[str, Ranges],
     steps: int,
     left: set[str],
     lost: Callable[[Subject, ArtifactError], None] | None,
