@@ -100,14 +100,13 @@ def subjects_of(
     """
     plan = _plan_of(folder, manifest)
     spec = SPECS[plan.task]
-    subjects, ranges = [], {}
+    subjects: list[Subject] = []
+    ranges: dict[str, Ranges] = {}
     for forecast in forecasts:
         name, context = forecast.target.backend, forecast.target.max_context
         if spec.family == "causal":
-            worker, sizes = (
-                _spec(folder, name, settings.used_threads, context),
-                _within(name, context, settings, notes),
-            )
+            worker = _spec(folder, name, settings.used_threads, context)
+            sizes: Ranges = _within(name, context, settings, notes)
         else:
             worker = _calls_spec(folder, name, manifest, plan, settings.used_threads, context)
             sizes = _calls(name, context, plan, settings, notes)

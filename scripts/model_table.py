@@ -28,8 +28,9 @@ import yaml
 from peers.catalog import timed
 
 from exporter.artifacts import read_manifest, target_bytes
-from exporter.benching import BenchSettings, Speeds, Subject, measure_speeds, subjects_of
+from exporter.benching import Speeds, Subject, measure_speeds, subjects_of
 from exporter.benchmarks.machine import processor
+from exporter.benchmarks.results import BenchSettings
 from exporter.errors import QexportError
 from exporter.parity import ParityReport
 from exporter.parity.shown import loss_of
@@ -89,8 +90,8 @@ def main() -> int:
             problems.append(f"{name}: not measured: {problem}")
             print(problems[-1], file=sys.stderr)
     print(table(rows))
-    for problem in problems:
-        print(f"- {problem}")
+    for sentence in problems:
+        print(f"- {sentence}")
     return 1 if problems else 0
 
 
