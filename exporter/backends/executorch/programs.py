@@ -30,8 +30,9 @@ from exporter.backends.executorch.finishing import finish
 from exporter.backends.executorch.modules import layer_factory
 from exporter.backends.executorch.operators import planned_layers
 from exporter.backends.executorch.rewriting import rewrite
-from exporter.backends.executorch.running import _load, _one_thread_in_torch, missing_kernels
+from exporter.backends.executorch.running import _load, missing_kernels
 from exporter.backends.executorch.simplifying import simplify
+from exporter.backends.executorch.threads import one_thread_in_torch
 from exporter.errors import ArtifactError, LoweringError
 from exporter.models.masks import check_attention, masking, plain_attention, score_bias
 from exporter.quiet import native_stderr_held
@@ -170,7 +171,7 @@ class ExecuTorchProgram:
                 f"the model wants {', '.join(missing)}; given are {', '.join(sorted(inputs))}"
             )
         given = tuple(torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in self.inputs)
-        with native_stderr_held(), _one_thread_in_torch():
+        with native_stderr_held(), one_thread_in_torch():
             found = self._method.execute(given)
         # copied: the runtime reuses its outputs' memory
         return {name: tensor.numpy().copy() for name, tensor in zip(self.outputs, found, strict=True)}

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from exporter.backends.executorch.running import _load, _one_thread_in_torch
+from exporter.backends.executorch.running import _load
 from exporter.backends.executorch.seq2seq import DECODER, ENCODER
+from exporter.backends.executorch.threads import one_thread_in_torch
 from exporter.errors import ArtifactError
 from exporter.models.seq2seq import MASK
 from exporter.quiet import native_stderr_held
@@ -36,7 +37,7 @@ class ExecuTorchSeq2Seq:
     def encode(self, inputs: Mapping[str, NDArray[Any]]) -> None:
         """Run the encoder, batch 1, and forget every token. A mask is not wanted: nothing is padded."""
         given = [torch.from_numpy(np.ascontiguousarray(x)) for name, x in inputs.items() if name != MASK]
-        with native_stderr_held(), _one_thread_in_torch():
+        with native_stderr_held(), one_thread_in_torch():
             (found,) = self._encoder.execute(tuple(given))
         self._encoded = found.clone()  # the methods share one arena, where the next call writes
         self.reset()
@@ -58,7 +59,7 @@ class ExecuTorchSeq2Seq:
             )
         ids = torch.tensor([list(tokens)], dtype=torch.long)
         for piece in torch.split(ids, self._piece, dim=1):
-            with _one_thread_in_torch():
+            with one_thread_in_torch():
                 (logits,) = self._decoder.execute((piece, self._encoded, torch.tensor([self._position])))
             self._position += piece.shape[1]
         result: NDArray[np.float32] = logits.numpy().copy()  # the runtime reuses its output's memory
