@@ -49,8 +49,8 @@ from exporter.samples.labelled import data_key
 from exporter.samples.shipping import ship
 from exporter.samples.text import read_text
 from exporter.schemes import QuantScheme
-from exporter.tasks import SPECS
 from exporter.static.params import StaticPlan
+from exporter.tasks import SPECS
 
 if TYPE_CHECKING:
     from exporter.verify import Verified

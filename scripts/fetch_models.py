@@ -146,7 +146,9 @@ def unpack(archive: Path, inside: str, target: Path) -> None:
                 continue
             parts = path.relative_to(inside).parts
             if ".." in parts:
-                raise SourceError(f"{archive.name}: {entry.filename!r} leads out of the folder; nothing was kept")
+                raise SourceError(
+                    f"{archive.name}: {entry.filename!r} leads out of the folder; nothing was kept"
+                )
             if any(part.startswith(".") for part in parts):
                 continue
             place = target.joinpath(*parts)
@@ -187,7 +189,11 @@ def main() -> int:
         say(f"{name}: {models[name]['terms']}")
         try:
             place = arguments.to or models_folder()
-            print(fetch_folder(models[name], name, place) if is_folder(models[name]) else fetch(models[name], place))
+            print(
+                fetch_folder(models[name], name, place)
+                if is_folder(models[name])
+                else fetch(models[name], place)
+            )
         except (QexportError, OSError) as problem:
             say(f"error: {problem}")
             return 1

@@ -57,14 +57,24 @@ def config(kind: str) -> Any:
             max_position_embeddings=LONGEST,
         )
     if kind == "bias":
-        return MPNetConfig(**SIZES, max_position_embeddings=LONGEST + 2, relative_attention_num_buckets=8)
+        return MPNetConfig(**SIZES, max_position_embeddings=LONGEST + 2, relative_attention_num_buckets=32)
     if kind == "no types":
         return DistilBertConfig(
-            dim=64, hidden_dim=128, n_layers=2, n_heads=4, vocab_size=VOCABULARY, max_position_embeddings=LONGEST, **labels
+            dim=64,
+            hidden_dim=128,
+            n_layers=2,
+            n_heads=4,
+            vocab_size=VOCABULARY,
+            max_position_embeddings=LONGEST,
+            **labels,
         )
     if kind == "alternating":
         return ModernBertConfig(
-            **SIZES, max_position_embeddings=LONGEST, local_attention=WINDOW, pad_token_id=0, global_attn_every_n_layers=2
+            **SIZES,
+            max_position_embeddings=LONGEST,
+            local_attention=WINDOW,
+            pad_token_id=0,
+            global_attn_every_n_layers=2,
         )
     if kind == "picture":
         del (sizes := dict(SIZES))["vocab_size"]
@@ -121,7 +131,12 @@ def write_stages(folder: Path, pooling: str = "mean_tokens") -> None:
     """modules.json of sentence-transformers: pooling, a dense layer with tanh, length 1."""
     names = ["Transformer", "Pooling", "Dense", "Normalize"]
     entries = [
-        {"idx": i, "name": str(i), "path": f"{i}_{n}" if i else "", "type": f"sentence_transformers.models.{n}"}
+        {
+            "idx": i,
+            "name": str(i),
+            "path": f"{i}_{n}" if i else "",
+            "type": f"sentence_transformers.models.{n}",
+        }
         for i, n in enumerate(names)
     ]
     (folder / "modules.json").write_text(json.dumps(entries))

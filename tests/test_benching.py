@@ -93,7 +93,7 @@ def test_what_the_context_does_not_hold_is_said(result):
 def test_json_and_table(both):
     data = json.loads(json.dumps(both.to_json()))
     assert list(data) == [
-        "folder", "processor", "threads", "read_bandwidth", "settings", "runtimes", "notes",
+        "folder", "processor", "threads", "read_bandwidth", "settings", "runtimes", "notes", "task",
     ]  # fmt: skip
     assert data["runtimes"][0]["decode"][0]["tokens_per_second"].keys() == {"minimum", "median", "maximum"}
     from rich.console import Console

@@ -13,6 +13,7 @@ from tiny_jobs import BOTH, QEXPORT, RULES, ended, recipe_text, started, write_r
 from exporter import __version__
 from exporter.planning import QuantPlan
 from exporter.recipe import recipe_json_schema
+from exporter.tasks import TASKS
 
 HEAVY = ("torch", "numpy", "rich", "yaml", "onnx", "onnxruntime", "transformers", "executorch", "jinja2")
 
@@ -348,7 +349,7 @@ def test_yaml_bomb(tmp_path, qexport):
 def test_unknown_words(tmp_path, qexport):
     recipe = write_recipe(tmp_path, "model", task="text-generatoin", targets="[{backend: onnx-runtime}]")
     assert refused(qexport, recipe) == (
-        f"error: {recipe}:3:32: model.task is text 'text-generatoin'; allowed: text-generation, module; did you mean "
+        f"error: {recipe}:3:32: model.task is text 'text-generatoin'; allowed: {', '.join(TASKS)}; did you mean "
         "'text-generation'?\n"
         f"{recipe}:11:21: targets[0].backend is text 'onnx-runtime'; allowed: onnxruntime, executorch; did you mean "
         "'onnxruntime'?\n"

@@ -21,7 +21,6 @@ from typing import Any, Protocol, TextIO
 
 from exporter.benchmarks.machine import forget_peak, own_memory
 
-
 Input = tuple[str, str, Sequence[int | str]]  # name, type, shape whose texts name axes
 
 

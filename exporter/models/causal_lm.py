@@ -52,7 +52,7 @@ class CausalLM(Pretrained):
             convert_weights(self.files.path, self.folder)
         return self._own_checkpoint
 
-    def skeleton(
+    def skeleton(  # type: ignore[override]  # lowered in another way: there are no programs
         self,
         schemes: Mapping[str, QuantScheme],
         load: Callable[[str], QuantizedTensor],

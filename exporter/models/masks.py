@@ -117,7 +117,9 @@ def repeated(states: torch.Tensor, heads: int) -> torch.Tensor:
     groups = heads // kv_heads
     if kv_heads == 1:
         return torch.cat([states] * groups, dim=1)
-    return states[:, :, None].expand(batch, kv_heads, groups, length, size).reshape(batch, heads, length, size)
+    return (
+        states[:, :, None].expand(batch, kv_heads, groups, length, size).reshape(batch, heads, length, size)
+    )
 
 
 # What modelling code hands to every attention function and that changes nothing here.
@@ -130,7 +132,9 @@ _WITHOUT_EFFECT = frozenset(
 )  # fmt: skip
 
 
-def check_attention(module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, options: dict[str, Any]) -> None:
+def check_attention(
+    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, options: dict[str, Any]
+) -> None:
     """Refuse what neither plain attention nor MultiHeadAttention computes. Raises LoweringError.
 
     `is_causal` and `sliding_window` say what the mask holds already.

@@ -202,9 +202,7 @@ class Pretrained:
         auto = getattr(transformers, SPECS[self.task].auto_class or "")
         chosen = attention or ("sdpa" if getattr(self.meta, "_supports_sdpa", False) else "eager")
         with parameters_on_meta():
-            model: torch.nn.Module = auto.from_config(
-                config, attn_implementation=chosen, dtype=torch.float32
-            )
+            model: torch.nn.Module = auto.from_config(config, attn_implementation=chosen, dtype=torch.float32)
             if self.sentence:
                 add_heads(model, self.sentence)
         return model
@@ -305,7 +303,9 @@ class Pretrained:
         import transformers
         from safetensors.torch import save_file
 
-        digest = hashlib.sha256(f"{self.task}\n{sorted(own.sha256().items())}\n{self._config_text()}".encode())
+        digest = hashlib.sha256(
+            f"{self.task}\n{sorted(own.sha256().items())}\n{self._config_text()}".encode()
+        )
         folder = self._cache / "converted" / digest.hexdigest()[:32]
         if not (folder / "model.safetensors").is_file():
             auto = getattr(transformers, SPECS[self.task].auto_class or "")

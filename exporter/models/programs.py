@@ -24,7 +24,10 @@ LENGTH = "sequence_length"
 MODEL = "model"  # name of an encoder's one program
 _MOST_BATCH = 64
 _SHAPES = "qexport_shapes"  # attention for runs on the meta device
-_EXAMPLE = {BATCH: 2, LENGTH: 9}  # sizes to trace with: neither 0 nor 1, which torch.export takes for constants
+_EXAMPLE = {
+    BATCH: 2,
+    LENGTH: 9,
+}  # sizes to trace with: neither 0 nor 1, which torch.export takes for constants
 _OTHER = {BATCH: 3, LENGTH: 11}
 
 
@@ -71,7 +74,9 @@ def text_ports(forward: Any, given: Sequence[str]) -> tuple[Port, ...]:
     parameters = inspect.signature(forward).parameters
     names = [name for name in (IDS, MASK, TYPES) if name in parameters and (name in given or name == MASK)]
     if IDS not in names:
-        raise TraceError(f"the model's forward takes {', '.join(parameters)}, and no {IDS}: it is no text encoder")
+        raise TraceError(
+            f"the model's forward takes {', '.join(parameters)}, and no {IDS}: it is no text encoder"
+        )
     return tuple(Port(name, "int64", (BATCH, LENGTH)) for name in names)
 
 
@@ -190,7 +195,11 @@ def _run(net: torch.nn.Module, program: Program, sizes: Mapping[str, int]) -> tu
 def _example(port: Port, sizes: Mapping[str, int]) -> torch.Tensor:
     """Ones: token ids and masks that any model takes; a picture of one colour."""
     shape = [size if isinstance(size, int) else sizes[size] for size in port.shape]
-    return torch.zeros(shape, dtype=torch.int64) if port.name == TYPES else torch.ones(shape, dtype=getattr(torch, port.dtype))
+    return (
+        torch.zeros(shape, dtype=torch.int64)
+        if port.name == TYPES
+        else torch.ones(shape, dtype=getattr(torch, port.dtype))
+    )
 
 
 def _dtype(tensor: torch.Tensor) -> Dtype:

@@ -18,7 +18,14 @@ OUTPUT = "sentence_embedding"
 _KINDS = {"Pooling": "pooling", "Dense": "dense", "Normalize": "normalize"}
 _PREFIX = "pooling_mode_"
 # Names in a pooling's configuration, in the order in which sentence-transformers puts several side by side.
-_MODES = ("cls_token", "max_tokens", "mean_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+_MODES = (
+    "cls_token",
+    "max_tokens",
+    "mean_tokens",
+    "mean_sqrt_len_tokens",
+    "weightedmean_tokens",
+    "lasttoken",
+)
 _NO_LENGTH = 1e-24  # square of the least length that a vector is divided by (torch.nn.functional.normalize)
 
 
@@ -71,7 +78,10 @@ def read_sentence(folder: Path) -> Sentence | None:
     options = _json(folder / "config_sentence_transformers.json")
     limit = _json(folder / "sentence_bert_config.json").get("max_seq_length")
     return Sentence(
-        tuple(stages), options.get("prompts") or {}, options.get("default_prompt_name"), limit if limit else None
+        tuple(stages),
+        options.get("prompts") or {},
+        options.get("default_prompt_name"),
+        limit if limit else None,
     )
 
 
@@ -147,7 +157,9 @@ def _stage(folder: Path, entry: Mapping[str, Any]) -> Stage:
     settings = _json(folder / path / "config.json")
     if kind == "pooling":
         if settings.get("include_prompt") is False:
-            raise SourceError(f"{folder / path}: a pooling that leaves the prompt out is not known; set include_prompt")
+            raise SourceError(
+                f"{folder / path}: a pooling that leaves the prompt out is not known; set include_prompt"
+            )
         modes = tuple(mode for mode in _MODES if settings.get(_PREFIX + mode)) or _stated_modes(settings)
         return Stage(kind, path, modes)
     if kind == "dense":

@@ -8,14 +8,14 @@ layer has been replaced by what make_layer returned. No float copy of a quantise
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from exporter.layers import LayerInfo
 from exporter.numerics import QuantizedTensor
 from exporter.schemes import QuantScheme
-from exporter.signatures import Signature
+from exporter.signatures import Signature, within
 from exporter.static.params import StaticPlan
 from exporter.tasks import Task
 
@@ -42,10 +42,28 @@ class Program:
 
     name: str  # "model" where a task has one program only; "encoder", "decoder"
     signature: Signature
-    wrap: Callable[[torch.nn.Module], torch.nn.Module]  # the built model -> what takes and gives the signature
+    wrap: Callable[
+        [torch.nn.Module], torch.nn.Module
+    ]  # the built model -> what takes and gives the signature
     examples: Callable[[], tuple[torch.Tensor, ...]]  # inputs to trace with, every length within its axis
     # the same for a runtime that takes one example at a time, none of whose tokens is padding; None: this one
     unpadded: Program | None = None
+
+
+def shortened(program: Program, longest: int) -> Program:
+    """The same with no axis but the batch longer than `longest`, its example inputs too."""
+    signature = within(program.signature, longest)
+
+    def examples() -> tuple[torch.Tensor, ...]:
+        found = []
+        for port, tensor in zip(signature.inputs, program.examples(), strict=True):
+            for place, axis in enumerate(port.shape):
+                if isinstance(axis, str) and tensor.shape[place] > signature.axes[axis].maximum:
+                    tensor = tensor.narrow(place, 0, signature.axes[axis].maximum)
+            found.append(tensor.contiguous())
+        return tuple(found)
+
+    return replace(program, signature=signature, examples=examples)
 
 
 def static_plan(skeleton: Skeleton) -> StaticPlan | None:

@@ -153,7 +153,13 @@ def _pictures(model: Pretrained, recipe: Recipe) -> EncoderMaterial:
         examples = picture_examples(data.pictures)
         labels = _labels(model, examples, "parity.data.pictures")
         cases = [
-            Case(e.sample.path.name, processor(e.sample), label=labels[i], language=e.language, picture=e.sample.path)
+            Case(
+                e.sample.path.name,
+                processor(e.sample),
+                label=labels[i],
+                language=e.language,
+                picture=e.sample.path,
+            )
             for i, e in enumerate(examples)
         ]
         return EncoderMaterial(tuple(cases), processor, "")
@@ -163,5 +169,8 @@ def _pictures(model: Pretrained, recipe: Recipe) -> EncoderMaterial:
         tuple(Case(f"noise {i}", processor.prepare(pixels)) for i, pixels in enumerate(made)),
         processor,
         "",
-        ("parity: the recipe names no pictures (parity.data.pictures), so noise was compared and no label was judged",),
+        (
+            "parity: the recipe names no pictures (parity.data.pictures), so noise was compared and no label was "
+            "judged",
+        ),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +148,7 @@ def verify_encoder(
         with _disturbed(net):
             other = _torch(ladder, net)
         names = (ROUNDED, f"{ROUNDED}, disturbed")
-        rungs.append(
-            ladder.rung("noise floor", names, "lowering", "quantised", (rounded, other), Limits())
-        )
+        rungs.append(ladder.rung("noise floor", names, "lowering", "quantised", (rounded, other), Limits()))
         floor = _floor(rungs[-1].result)
     release_weights(net)
     del net
@@ -173,7 +171,9 @@ def verify_encoder(
         shipped[backend.name] = found
         del runner
         release_to_system()
-    tasks = TaskReport(tuple(_task(ladder, name, exact, found) for name, found in shipped.items()), material.notes)
+    tasks = TaskReport(
+        tuple(_task(ladder, name, exact, found) for name, found in shipped.items()), material.notes
+    )
     return Verified(ParityReport(tuple(rungs)), _golden(ladder, golden), material.notes, tasks)
 
 
@@ -271,13 +271,15 @@ def _task(ladder: _Ladder, name: str, exact: list[Output], found: list[Output]) 
         for case, x, y in zip(cases, a.argmax(1).tolist(), b.argmax(1).tolist(), strict=True):
             if x != y:
                 target = None if case.label is None else labels.get(case.label, str(case.label))
-                differing.append(Disagreement(case.name, labels.get(x, str(x)), labels.get(y, str(y)), target))
+                differing.append(
+                    Disagreement(case.name, labels.get(x, str(x)), labels.get(y, str(y)), target)
+                )
     elif not ladder.is_vector:
-        a, b = (np.concatenate([rows.argmax(1) for rows in each]) for each in (exact, found))
+        chosen, ours = (np.concatenate([rows.argmax(1) for rows in each]) for each in (exact, found))
         each = [case.language for case, rows in zip(cases, exact, strict=True) for _ in rows]
         targets = [case.targets for case in cases if case.targets is not None]
         wanted = np.concatenate(targets) if len(targets) == len(cases) else None
-        metrics = label_agreement(a, b, wanted, each if languages else [])
+        metrics = label_agreement(chosen, ours, wanted, each if languages else [])
     data = f"{len(cases)} {'pictures' if 'input_ids' not in cases[0].inputs else 'texts'}"
     return TaskComparison(name, FLOAT_MODEL, ladder.model.task, data, metrics, tuple(differing[:_SHOWN]))
 
@@ -286,15 +288,15 @@ def _golden(ladder: _Ladder, outputs: dict[str, list[dict[str, Any]]]) -> dict[s
     """Raw inputs, tensors, and what each runtime gave: vectors whole, of logits the largest of each row."""
     examples = []
     for number, case in enumerate(ladder.material.cases[:_GOLDEN]):
-        tensors = {name: array.tolist() for name, array in case.inputs.items()} if case.text is not None else {}
+        tensors = (
+            {name: array.tolist() for name, array in case.inputs.items()} if case.text is not None else {}
+        )
         examples.append(
             {
                 "name": case.name,
                 "text": case.text,
                 "inputs": tensors,
-                "outputs": {
-                    name: _kept(ladder, found[number], case) for name, found in outputs.items()
-                },
+                "outputs": {name: _kept(ladder, found[number], case) for name, found in outputs.items()},
             }
         )
     return {"task": ladder.model.task, "examples": examples}

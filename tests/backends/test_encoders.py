@@ -38,7 +38,8 @@ def inputs_of(model, lengths, side="right"):
         return {"pixel_values": noise.standard_normal((len(lengths), 3, 32, 32)).astype(np.float32)}
     width = max(lengths)
     batch = {
-        name: np.zeros((len(lengths), width), np.int64) for name in ("input_ids", "attention_mask", "token_type_ids")
+        name: np.zeros((len(lengths), width), np.int64)
+        for name in ("input_ids", "attention_mask", "token_type_ids")
     }
     for row, length in enumerate(lengths):
         place = slice(0, length) if side == "right" else slice(width - length, width)
@@ -67,7 +68,8 @@ def lowered(model, backend, scheme, folder, longest=checkpoints.LONGEST):
     """The backend, what it wrote into the folder, and the skeleton."""
     layers = model.layers().by_name()
     schemes = {
-        name: scheme if layer.kind != "conv" and layer.shape[-1] % 32 == 0 else FLOAT for name, layer in layers.items()
+        name: scheme if layer.kind != "conv" and layer.shape[-1] % 32 == 0 else FLOAT
+        for name, layer in layers.items()
     }
     integers = {
         name: quantize(model.weight(layers[layer.tied_to or name]), schemes[name])
@@ -102,7 +104,8 @@ def test_float(models, kind, backend, tmp_path):
         one = inputs_of(model, [length])
         same(runner.run(one), expected(model, net, one))
     if backend == "executorch":
-        assert facts["delegates"] == {"XnnpackBackend": pytest.approx(2, abs=2)}  # whole blocks, not each layer
+        linears = [layer for layer in model.layers().layers if layer.kind == "linear"]
+        assert facts["delegates"]["XnnpackBackend"] < len(linears)  # whole blocks, not each layer
     elif kind != "bias":
         attentions = facts["operators"].count("com.microsoft::MultiHeadAttention")
         assert attentions == 1
@@ -144,7 +147,7 @@ def test_the_window_counts(models, tmp_path):
     where the window is kept."""
     model = models["window"]
     assert model.config.sliding_window == checkpoints.WINDOW + 1  # transformers halves it for both directions
-    found, facts, _, _ = lowered(model, "onnxruntime", FLOAT, tmp_path)
+    _, facts, _, _ = lowered(model, "onnxruntime", FLOAT, tmp_path)
     assert any("LessOrEqual" in operator or "Less" in operator for operator in facts["operators"])
     short = tmp_path / "short"
     short.mkdir()

@@ -134,7 +134,8 @@ def test_embedding_gives_the_integers_rows(scheme, tmp_path):
         (
             QuantScheme("s", "int8", "channel"),
             "conv",
-            "quantised convolutions are not lowered to XNNPACK yet; set `scheme: float` for this layer",
+            "a convolution of several places is quantised with static activations only: XNNPACK has no kernel with "
+            "8-bit weights and float input; set `activations: static-int8`, or `scheme: float` for this layer",
         ),
     ],
     ids=lambda value: value.describe() if isinstance(value, QuantScheme) else None,

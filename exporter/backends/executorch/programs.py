@@ -35,8 +35,9 @@ from exporter.backends.executorch.simplifying import simplify
 from exporter.backends.executorch.threads import one_thread_in_torch
 from exporter.errors import ArtifactError, LoweringError
 from exporter.models.masks import check_attention, masking, plain_attention, score_bias
+from exporter.models.skeleton import shortened
 from exporter.quiet import native_stderr_held
-from exporter.signatures import BATCH, within
+from exporter.signatures import BATCH
 
 if TYPE_CHECKING:
     from exporter.models.skeleton import Program, Skeleton
@@ -100,8 +101,9 @@ def single_programs(skeleton: Skeleton, target: Target) -> dict[str, Program]:
     found = {}
     for program in skeleton.programs:
         one = program.unpadded or program
-        signature = within(one.signature, target.max_context).single()
-        found[FORWARD if len(skeleton.programs) == 1 else one.name] = replace(one, signature=signature)
+        one = shortened(one, target.max_context)
+        name = FORWARD if len(skeleton.programs) == 1 else one.name
+        found[name] = replace(one, signature=one.signature.single())
     return found
 
 
@@ -109,10 +111,13 @@ def _traced(net: torch.nn.Module, program: Program) -> torch.export.ExportedProg
     """Batch 1, every other named axis dynamic."""
     signature = program.signature
     dims = {
-        name: Dim(name, max=axis.maximum) for name, axis in signature.axes.items() if axis.maximum > axis.minimum
+        name: Dim(name, max=axis.maximum)
+        for name, axis in signature.axes.items()
+        if axis.maximum > axis.minimum
     }
     shapes = tuple(
-        {place: dims[axis] for place, axis in enumerate(port.shape) if axis in dims} for port in signature.inputs
+        {place: dims[axis] for place, axis in enumerate(port.shape) if axis in dims}
+        for port in signature.inputs
     )
     examples = tuple(tensor[:1].contiguous() for tensor in program.examples())
     longest = max([axis.maximum for name, axis in signature.axes.items() if name != BATCH], default=1)

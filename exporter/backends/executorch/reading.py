@@ -87,7 +87,9 @@ class ProgramFile:
         if named is None or key not in named.pte_data:
             raise ArtifactError(f"{self.path}: the constant {key!r} is missing; {_AGAIN}")
         data = bytes(named.buffers[named.pte_data[key].buffer_index])
-        name, _, digest = key.rpartition(":" if ":" in key else "_")  # scale_HASH: of ExecuTorch's own visitors
+        name, _, digest = key.rpartition(
+            ":" if ":" in key else "_"
+        )  # scale_HASH: of ExecuTorch's own visitors
         if hashlib.sha256(data).hexdigest() != digest:
             layer, _, part = name.rpartition(".")
             whose = f"the {part} of {spoken(layer)}" if layer else name

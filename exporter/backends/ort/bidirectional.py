@@ -43,7 +43,7 @@ def multi_head_attention(
     Raises LoweringError for what the operator cannot express.
     """
     check_attention(module, query, key, {**options, "softcap": softcap})
-    batch, heads, n, size = query.shape
+    batch, heads, n, _ = query.shape
     key, value = repeated(key, heads), repeated(value, heads)
     bias = position_bias if attention_mask is None else attention_mask
     if position_bias is not None and attention_mask is not None:

@@ -21,14 +21,19 @@ from exporter.backends.ort.tracing import trace_program
 from exporter.backends.ort.translation import OPSET, to_onnx
 from exporter.errors import ArtifactError
 from exporter.models.masks import masking
-from exporter.models.skeleton import static_plan
-from exporter.signatures import BATCH, within
+from exporter.models.skeleton import shortened, static_plan
+from exporter.signatures import BATCH
 from exporter.static.graph import with_integers
 
 if TYPE_CHECKING:
     from exporter.models.skeleton import Skeleton
 
-_TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
+_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(bool)": np.bool_,
+}
 
 
 def lower_programs(
@@ -39,12 +44,14 @@ def lower_programs(
     static = [name for name, scheme in schemes.items() if scheme.is_static]
     # one model for all, so that a table which several read is one tensor in memory and in the file
     net = skeleton.build(layer_factory(), bidirectional.register())
-    programs = [replace(p, signature=within(p.signature, target.max_context)) for p in skeleton.programs]
+    programs = [shortened(program, target.max_context) for program in skeleton.programs]
     models: dict[str, tuple[Any, set[str]]] = {}
     operators, outcomes, nodes = set[str](), dict[str, object](), 0
     for number, program in enumerate(programs):
         progress(f"tracing {program.name}", number / len(programs) * 0.8)
-        longest = max([axis.maximum for name, axis in program.signature.axes.items() if name != BATCH], default=1)
+        longest = max(
+            [axis.maximum for name, axis in program.signature.axes.items() if name != BATCH], default=1
+        )
         with masking(longest, padded=True):
             traced = trace_program(net, program)
         progress(f"translating {program.name} to ONNX", (number + 0.5) / len(programs) * 0.8)
@@ -94,7 +101,9 @@ class OrtProgramRunner:
             raise ArtifactError(
                 f"the model wants {', '.join(missing)}; given are {', '.join(sorted(inputs))}"
             )
-        feeds = {name: np.ascontiguousarray(inputs[name], self._types[name]) for name in self.inputs}
+        feeds: dict[str, NDArray[Any]] = {
+            name: np.ascontiguousarray(inputs[name], self._types[name]) for name in self.inputs
+        }
         found: Sequence[NDArray[Any]] = self._session.run(None, feeds)
         return dict(zip(self.outputs, found, strict=True))
 
