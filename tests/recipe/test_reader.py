@@ -245,10 +245,17 @@ def test_shipped_recipes(path: Path) -> None:
 
 
 def test_there_are_the_shipped_recipes() -> None:
-    of_other_models = ["gemma3_270m_mixed_int4", "qwen25_05b_mixed_int4"]
-    assert [path.stem for path in SHIPPED] == sorted(
-        ["float", "int4", "int8", "mixed_int4", *of_other_models]
-    )
+    of_text = ["float", "int4", "int8", "mixed_int4", "gemma3_270m_mixed_int4", "qwen25_05b_mixed_int4"]
+    of_other_tasks = [
+        "bert_tiny_int8",
+        "efficientnet_lite0_int8",
+        "embeddinggemma_300m_mixed_int4",
+        "flan_t5_small_int8",
+        "minilm_int8",
+        "whisper_base_int8",
+        "whisper_tiny_en_mixed_int4",
+    ]
+    assert [path.stem for path in SHIPPED] == sorted(of_text + of_other_tasks)
 
 
 # --- round trip ---------------------------------------------------------------------------------------
