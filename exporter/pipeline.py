@@ -224,13 +224,15 @@ def _check_inputs(model: Model) -> None:
 
 
 def _ship_inputs(model: Model, folder: Path) -> dict[str, Any] | None:
-    """What makes an encoder's inputs and reads its outputs, beside its files; the description for the manifest."""
-    if not isinstance(model, Pretrained) or isinstance(model, CausalLM):
+    """What makes a model's inputs and reads its outputs, beside its files; the description for the manifest."""
+    if isinstance(model, CausalLM | PythonModule):
         return None
+    shipped = {"task": model.task, **ship(model.processor, folder)}
+    if not isinstance(model, Pretrained):
+        return shipped
     labels = {str(number): name for number, name in sorted(model.labels.items())}
     return {
-        "task": model.task,
-        **ship(model.processor, folder),
+        **shipped,
         "padding": "right; attention_mask 0 there" if SPECS[model.task].medium == "text" else None,
         "id2label": labels or None,
         "sentence": model.sentence.describe() if model.sentence else None,

@@ -74,7 +74,9 @@ def verify_seq2seq(
 ) -> Verified:
     """Run the ladder. `folder` holds one folder per target's backend."""
     cases, notes = cases_for(model, recipe)
-    rules = rules_for(model.generation, model.layers().max_context)
+    own = model.layers().max_context
+    contexts = [target.max_context for target in recipe.targets] + ([] if own is None else [own])
+    rules = rules_for(model.generation, min(contexts))
     rounds = any(layer.scheme.activations == "dynamic-int8" for layer in skeleton.layers.values())
     progress(FLOAT_MODEL, 0.0)
     forced = [
