@@ -46,7 +46,7 @@ from exporter.recipe import Recipe, parse_recipe
 from exporter.report import write_report
 from exporter.samples.drawing import calibration_key, draw
 from exporter.samples.labelled import data_key
-from exporter.samples.shipping import ship
+from exporter.samples.shipping import raw_input, ship
 from exporter.samples.text import read_text
 from exporter.schemes import QuantScheme
 from exporter.static.params import StaticPlan
@@ -206,13 +206,27 @@ def _export(
         with stages.stage("verify") as progress:
             verified = verify_model(model, skeleton, draft, recipe, progress, room.verify)
     with stages.stage("report"):
-        (draft / "golden").mkdir()
-        write_json(draft / "golden" / "vectors.json", verified.golden)
+        _write_golden(draft / "golden", verified)
         data = _report_data(recipe, model, plan, verified, facts, draft)
         if pipeline is not None:
             data["pipeline"] = pipeline
         write_report(draft / "report.html", data)
     return data
+
+
+def _write_golden(folder: Path, verified: Verified) -> None:
+    """vectors.json, and for each example what a person gave and the tensors that were made of it."""
+    import numpy as np
+
+    folder.mkdir()
+    examples = verified.golden.get("examples", [])
+    for number, (example, given) in enumerate(zip(examples, verified.inputs, strict=False)):
+        if given.sample is not None:
+            example["raw"] = raw_input(given.sample, folder, str(number)).name
+        example["tensors"] = {name: f"{number}.{name}.npy" for name in given.tensors}
+        for name, array in given.tensors.items():
+            np.save(folder / f"{number}.{name}.npy", array)
+    write_json(folder / "vectors.json", verified.golden)
 
 
 def _check_inputs(model: Model) -> None:

@@ -3,6 +3,7 @@
 import json
 
 import encoder_checkpoints
+import numpy as np
 import pytest
 import seq2seq_checkpoints
 from tiny_jobs import write_recipe
@@ -81,7 +82,10 @@ def test_what_makes_its_inputs_lies_beside_the_files(job):
         for name in pipeline["files"]:
             assert (folder / runtime / name).stat().st_size > 0, name
     golden = json.loads((folder / "golden" / "vectors.json").read_text())
-    assert golden["examples"]
+    for example in golden["examples"]:
+        for tensor, name in example["tensors"].items():
+            assert np.load(folder / "golden" / name).shape[0] == 1, tensor
+        assert example["tensors"] or example["text"]  # a text's tensors are small enough for JSON
 
 
 def test_bench_measures_both_runtimes(job):

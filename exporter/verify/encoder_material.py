@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from exporter.errors import QexportError
 from exporter.evaluate import load_texts
 from exporter.models.pretrained import Pretrained
 from exporter.recipe import Recipe
+from exporter.samples.files import Sample
 from exporter.samples.labelled import Example, class_numbers, picture_examples, text_examples
 from exporter.samples.processing import Processor, TextSteps, text_processor
 from exporter.samples.text import read_text
@@ -37,7 +37,7 @@ class Case:
     targets: NDArray[np.int64] | None = None  # fill-mask: the tokens that stood there
     label: int | None = None
     language: str | None = None
-    picture: Path | None = None
+    sample: Sample | None = None
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _pictures(model: Pretrained, recipe: Recipe) -> EncoderMaterial:
                 processor(e.sample),
                 label=labels[i],
                 language=e.language,
-                picture=e.sample.path,
+                sample=e.sample,
             )
             for i, e in enumerate(examples)
         ]

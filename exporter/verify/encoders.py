@@ -50,7 +50,8 @@ from exporter.parity.tasks import (
 )
 from exporter.recipe import Recipe
 from exporter.verify.encoder_material import Case, EncoderMaterial, Inputs, encoder_material, padded
-from exporter.verify.text import DEQUANTIZED, FLOAT_MODEL, ROUNDED, Verified
+from exporter.verify.outcome import GoldenInput, Verified
+from exporter.verify.text import DEQUANTIZED, FLOAT_MODEL, ROUNDED
 
 Progress = Callable[[str, float], None]
 Output = NDArray[np.float32]  # judged rows of one case: (n, classes), or (1, features) of a vector
@@ -174,7 +175,11 @@ def verify_encoder(
     tasks = TaskReport(
         tuple(_task(ladder, name, exact, found) for name, found in shipped.items()), material.notes
     )
-    return Verified(ParityReport(tuple(rungs)), _golden(ladder, golden), material.notes, tasks)
+    given = tuple(
+        GoldenInput(case.sample, {} if case.text is not None else case.inputs)
+        for case in material.cases[:_GOLDEN]
+    )
+    return Verified(ParityReport(tuple(rungs)), _golden(ladder, golden), material.notes, tasks, given)
 
 
 def _torch(ladder: _Ladder, net: torch.nn.Module) -> list[Output]:

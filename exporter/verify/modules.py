@@ -25,7 +25,8 @@ from exporter.parity import (
     RungKind,
 )
 from exporter.targets import Target
-from exporter.verify.text import DEQUANTIZED, FLOAT_MODEL, ROUNDED, Verified
+from exporter.verify.outcome import Verified
+from exporter.verify.text import DEQUANTIZED, FLOAT_MODEL, ROUNDED
 
 Arrays = list[NDArray[Any]]
 _NOISE = 3.0  # times the noise floor, as for text

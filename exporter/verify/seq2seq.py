@@ -8,7 +8,7 @@ noise floors are as in verify/text.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,15 @@ from exporter.samples.files import Sample
 from exporter.samples.labelled import picture_examples, speech_examples, text_examples
 from exporter.tasks import SPECS
 from exporter.verify.decoding import DecodingRules, Logits, greedy, rows_after, rules_for
-from exporter.verify.text import DEQUANTIZED, FLOAT_MODEL, ROUNDED, Verified
+from exporter.verify.outcome import GoldenInput, Verified
+from exporter.verify.text import DEQUANTIZED, FLOAT_MODEL, ROUNDED
 
 Progress = Callable[[str, float], None]
 Inputs = dict[str, NDArray[Any]]
 _FLOOR_FACTOR = 3.0  # times the noise floor, as for language models
 _LEAST_NOISE = 1e-3  # nats
 _DISTURBANCE = 1e-6  # relative, of the inputs of the first quantised layer: some units in the last place
+_GOLDEN = 8  # examples that travel with the files
 _SHOWN = 10  # texts that differ, for the report
 
 
@@ -54,14 +56,7 @@ class Case:
     inputs: Inputs
     target: str | None = None
     language: str | None = None
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """What a model gives: logits with the float model's answer forced, and its own answer."""
-
-    rows: list[Logits]
-    tokens: list[tuple[int, ...]]
+    sample: Sample | None = None
 
 
 def verify_seq2seq(
@@ -138,7 +133,13 @@ def cases_for(model: EncoderDecoder, recipe: Recipe) -> tuple[list[Case], tuple[
         found = text_examples(data.text)
     if found:
         return [
-            Case(_name(example.sample), model.processor(example.sample), example.target, example.language)
+            Case(
+                example.sample.path.name,
+                model.processor(example.sample),
+                example.target,
+                example.language,
+                example.sample,
+            )
             for example in found
         ], ()
     if medium == "text" and recipe.parity.prompts:
@@ -155,10 +156,6 @@ def cases_for(model: EncoderDecoder, recipe: Recipe) -> tuple[list[Case], tuple[
     return [Case("noise", inputs)], (
         "parity: the recipe names no examples (parity.data), so logits were compared on noise and no text was judged",
     )
-
-
-def _name(sample: Sample) -> str:
-    return sample.path.name
 
 
 def _each(runner: Seq2SeqRunner, cases: Sequence[Case]) -> Any:
@@ -257,11 +254,12 @@ def _verified(
         "prompt": list(rules.prompt),
         "examples": [
             {"name": case.name, "tokens": {who: list(answers[who][i]) for who in answers}}
-            for i, case in enumerate(cases)
+            for i, case in enumerate(cases[:_GOLDEN])
         ],
     }
     report = TaskReport(comparisons, notes)
-    return replace(Verified(ParityReport(tuple(rungs), samples), golden, notes), tasks=report)
+    given = tuple(GoldenInput(case.sample, case.inputs) for case in cases[:_GOLDEN])
+    return Verified(ParityReport(tuple(rungs), samples), golden, notes, report, given)
 
 
 def _metrics(task: str, reference: list[str], found: list[str], cases: Sequence[Case]) -> tuple[Metric, ...]:

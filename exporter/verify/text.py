@@ -36,11 +36,11 @@ from exporter.parity import (
     RungActivations,
     RungKind,
 )
-from exporter.parity.tasks import TaskReport
 from exporter.targets import Target
 from exporter.verify.continuing import Tokens, greedy, greedy_together
 from exporter.verify.layer_errors import layer_errors
 from exporter.verify.material import Material
+from exporter.verify.outcome import Verified
 from exporter.verify.references import Reference, Variant
 from exporter.verify.rows import Logits, Rows, decoded, prefilled, stepped
 
@@ -57,16 +57,6 @@ _GOLDEN_TOP = 16  # logits kept of each prompt for replay on the device
 _HOOK_TOKENS = 64  # of the first window, for the error per layer
 
 Progress = Callable[[str, float], None]
-
-
-@dataclass(frozen=True)
-class Verified:
-    """The ladder's outcome, and what travels with the files so that a device can replay it."""
-
-    parity: ParityReport
-    golden: dict[str, Any]
-    notes: tuple[str, ...] = ()
-    tasks: TaskReport | None = None
 
 
 def verify_text(
