@@ -16,8 +16,8 @@ from exporter.recipe import Recipe
 from exporter.verify.encoders import verify_encoder
 from exporter.verify.material import material_for
 from exporter.verify.modules import verify_module
-from exporter.verify.seq2seq import verify_seq2seq
 from exporter.verify.outcome import Verified
+from exporter.verify.seq2seq import verify_seq2seq
 from exporter.verify.text import verify_text
 
 __all__ = ["Verified", "verify_model"]
