@@ -153,6 +153,9 @@ def entropy(histogram: Histogram, limits: tuple[int, int]) -> Range:
         return 0.0, 0.0
     places = np.minimum(np.abs(histogram.centres) * (BINS / largest), BINS - 1).astype(np.int64)
     magnitudes = np.bincount(places, weights=histogram.counts, minlength=BINS).astype(np.float64)
+    # Behind a ReLU most values are zero, which every threshold keeps exactly; counted, they would outweigh all
+    # else and draw the threshold to nothing. NVIDIA's pytorch-quantization leaves that bin out in the same way.
+    magnitudes[0] = magnitudes[1]
     codes = limits[1] - limits[0] + 1
     levels = codes if low >= 0 or high <= 0 else codes // 2
     threshold = largest * _least_divergence(magnitudes, levels) / BINS
