@@ -87,6 +87,7 @@ def main() -> int:
     for name in arguments.recipes:
         try:
             rows.append(measured(name, out, None if arguments.no_speed else settings))
+            print(table(rows[-1:]), flush=True, file=sys.stderr)  # what is there if the rest is not waited for
         except QexportError as problem:
             problems.append(f"{name}: not measured: {problem}")
             print(problems[-1], file=sys.stderr)
