@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +13,7 @@ from exporter.models import layer_list
 from exporter.models.checkpoint import Checkpoint
 from exporter.models.gguf import convert_weights
 from exporter.models.pretrained import Pretrained, replacement
-from exporter.models.skeleton import LayerFactory, PlannedLayer, Program
+from exporter.models.skeleton import LayerFactory, Program, planned_layers_of
 from exporter.models.sources import ModelFiles
 from exporter.numerics import QuantizedTensor
 from exporter.schemes import QuantScheme
@@ -107,15 +107,7 @@ class CausalLMSkeleton:
         self._calibration = calibration
         self.config = model.config
         self.tokenizer_folder: Path | None = model.folder
-        self.layers: dict[str, PlannedLayer] = {}
-        for layer in model.layers().layers:
-            scheme = schemes[layer.name]
-            if scheme.is_float:
-                continue
-            owner = layer.tied_to or layer.name
-            self.layers[layer.name] = PlannedLayer(
-                layer, scheme, partial(load, owner), model.bias(layer.name)
-            )
+        self.layers = planned_layers_of(model.layers().layers, schemes, load, model.bias)
 
     @cached_property
     def calibration(self) -> tuple[tuple[int, ...], ...]:

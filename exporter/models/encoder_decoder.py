@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from exporter.layers import CacheShape, LayerInfo, ModelLayers
 from exporter.models import layer_list
 from exporter.models.checkpoint import Checkpoint
 from exporter.models.pretrained import parameters_on_meta
-from exporter.models.skeleton import LayerFactory, PlannedLayer, Program
+from exporter.models.skeleton import LayerFactory, Program, planned_layers_of
 from exporter.models.sources import ModelFiles
 from exporter.numerics import FloatArray, QuantizedTensor
 from exporter.samples.processing import Processor, picture_processor, speech_processor, text_processor
@@ -123,6 +123,11 @@ class EncoderDecoder:
             )
         array: FloatArray = tensor.numpy()
         return array
+
+    def bias(self, layer: str) -> torch.Tensor | None:
+        """The layer's bias, where it has one."""
+        name = f"{layer}.bias"
+        return self.checkpoint.read(name) if name in self.checkpoint.files else None
 
     def float_model(self) -> torch.nn.Module:
         """The reference: every weight as the checkpoint has it, in float32."""
@@ -310,15 +315,7 @@ class EncoderDecoderSkeleton:
         self.task = model.task
         self.config = model.config
         self.tokenizer_folder: Path | None = model.folder
-        self.layers: dict[str, PlannedLayer] = {}
-        for layer in model.layers().layers:
-            scheme = schemes[layer.name]
-            if scheme.is_float:
-                continue
-            name = f"{layer.name}.bias"
-            bias = model.checkpoint.read(name) if name in model.checkpoint.files else None
-            owner = layer.tied_to or layer.name
-            self.layers[layer.name] = PlannedLayer(layer, scheme, partial(load, owner), bias)
+        self.layers = planned_layers_of(model.layers().layers, schemes, load, model.bias)
 
     @cached_property
     def programs(self) -> tuple[Program, ...]:

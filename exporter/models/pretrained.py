@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from exporter.models import layer_list
 from exporter.models.checkpoint import Checkpoint
 from exporter.models.gguf import convert_weights, metadata_folder
 from exporter.models.sentence import Sentence, add_heads, configuration_text, read_sentence
-from exporter.models.skeleton import LayerFactory, PlannedLayer, Program
+from exporter.models.skeleton import LayerFactory, PlannedLayer, Program, planned_layers_of
 from exporter.models.sources import ModelFiles, file_sha256
 from exporter.numerics import FloatArray, QuantizedTensor
 from exporter.samples.processing import Processor, picture_processor, text_processor
@@ -359,14 +359,7 @@ class PretrainedSkeleton:
         self.task = model.task
         self.config = model.config
         self.tokenizer_folder: Path | None = model.folder
-        self.layers: dict[str, PlannedLayer] = {}
-        for layer in model.layers().layers:
-            scheme = schemes[layer.name]
-            if not scheme.is_float:
-                owner = layer.tied_to or layer.name
-                self.layers[layer.name] = PlannedLayer(
-                    layer, scheme, partial(load, owner), model.bias(layer.name)
-                )
+        self.layers = planned_layers_of(model.layers().layers, schemes, load, model.bias)
 
     @property
     def programs(self) -> tuple[Program, ...]:

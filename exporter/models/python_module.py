@@ -9,14 +9,14 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from exporter.errors import PlanError, SourceError, first_line
 from exporter.layers import LayerInfo, ModelLayers
 from exporter.models import layer_list
-from exporter.models.skeleton import LayerFactory, PlannedLayer, Program
+from exporter.models.skeleton import LayerFactory, Program, planned_layers_of
 from exporter.models.sources import PythonFunction
 from exporter.numerics import FloatArray, QuantizedTensor
 from exporter.schemes import QuantScheme
@@ -148,12 +148,12 @@ class ModuleSkeleton:
     ) -> None:
         self.static = static
         self._module, self.example_inputs, self.dynamic_shapes = model.built
-        self.layers: dict[str, PlannedLayer] = {}
-        for layer in model.layers().layers:
-            if not schemes[layer.name].is_float:
-                owner = layer.tied_to or layer.name
-                bias = getattr(self._module.get_submodule(layer.name), "bias", None)
-                self.layers[layer.name] = PlannedLayer(layer, schemes[layer.name], partial(load, owner), bias)
+        self.layers = planned_layers_of(
+            model.layers().layers,
+            schemes,
+            load,
+            lambda name: getattr(self._module.get_submodule(name), "bias", None),
+        )
 
     def build(self, make_layer: LayerFactory, attention: str | None = None) -> torch.nn.Module:
         """See Skeleton.build. The copy is of the structure; tensors are shared, not copied."""

@@ -7,8 +7,9 @@ layer has been replaced by what make_layer returned. No float copy of a quantise
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -48,6 +49,22 @@ class Program:
     examples: Callable[[], tuple[torch.Tensor, ...]]  # inputs to trace with, every length within its axis
     # the same for a runtime that takes one example at a time, none of whose tokens is padding; None: this one
     unpadded: Program | None = None
+
+
+def planned_layers_of(
+    layers: Iterable[LayerInfo],
+    schemes: Mapping[str, QuantScheme],
+    load: Callable[[str], QuantizedTensor],
+    bias: Callable[[str], torch.Tensor | None],
+) -> dict[str, PlannedLayer]:
+    """The quantised ones by module path; a tied layer loads its owner's integers."""
+    return {
+        layer.name: PlannedLayer(
+            layer, schemes[layer.name], partial(load, layer.tied_to or layer.name), bias(layer.name)
+        )
+        for layer in layers
+        if not schemes[layer.name].is_float
+    }
 
 
 def shortened(program: Program, longest: int) -> Program:

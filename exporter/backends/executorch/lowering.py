@@ -41,7 +41,7 @@ from exporter.models.layer_list import cache_shapes
 from exporter.models.skeleton import Skeleton, described_examples, static_plan
 from exporter.static.graph import with_integers
 
-_TOKENIZER_FILES = (
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
@@ -110,7 +110,7 @@ def lower(
     finish(folder / file_name)
     if skeleton.tokenizer_folder is not None:
         for source in sorted(skeleton.tokenizer_folder.iterdir()):
-            if source.name in _TOKENIZER_FILES:
+            if source.name in TOKENIZER_FILES:
                 shutil.copyfile(source, folder / source.name)
     progress("writing the program", 1.0)
     programs = (
@@ -137,7 +137,7 @@ def lower_program(
         progress("building the model", 0.0)
         program, methods = _trace(skeleton, target, progress)
         progress("lowering to XNNPACK", 0.3)
-        with _lowering_errors():
+        with lowering_errors():
             if skeleton.task == "text-generation":
                 passes["packed_siblings"] = pack(program)
                 edge = assemble(program, cut(program), methods)
@@ -154,7 +154,7 @@ def lower_program(
 
 
 @contextmanager
-def _lowering_errors() -> Iterator[None]:
+def lowering_errors() -> Iterator[None]:
     """ExecuTorch raises many types; a person needs to hear which operator it was."""
     try:
         yield
@@ -176,22 +176,22 @@ def _trace(
     if skeleton.task == "module":
         module = skeleton.build(make_layer)
         progress("tracing", 0.1)
-        program = _export(module, skeleton.example_inputs, skeleton.dynamic_shapes)
+        program = export(module, skeleton.example_inputs, skeleton.dynamic_shapes)
         schemes = {name: planned.scheme for name, planned in skeleton.layers.items()}
-        return with_float_biases(with_integers(program, schemes, static_plan(skeleton))), _table_names(module)
+        return with_float_biases(with_integers(program, schemes, static_plan(skeleton))), table_names(module)
     model = skeleton.build(make_layer, attention=ATTENTION_NAME)
     wrapper = CausalLanguageModel(model, skeleton.config, target).eval()
     tokens = torch.zeros(1, _TRACED_TOKENS, dtype=torch.long)
     length = torch.export.Dim("tokens", max=tokens_per_call(target))
     progress("tracing", 0.1)
-    program = _export(wrapper, (tokens, torch.zeros(1, dtype=torch.long)), ({1: length}, None))
+    program = export(wrapper, (tokens, torch.zeros(1, dtype=torch.long)), ({1: length}, None))
     simplify(program)
     ends = _end_tokens(skeleton)
-    methods = metadata_methods(skeleton.config, ends, target) | _table_names(model)
+    methods = metadata_methods(skeleton.config, ends, target) | table_names(model)
     return program, methods
 
 
-def _table_names(model: torch.nn.Module) -> dict[str, Any]:
+def table_names(model: torch.nn.Module) -> dict[str, Any]:
     """The constant method by which a reader names the quantised embedding tables."""
     entries = [
         f"{module.layer_name}:{sha256(module.table.numpy().tobytes()).hexdigest()}"
@@ -201,7 +201,8 @@ def _table_names(model: torch.nn.Module) -> dict[str, Any]:
     return {TABLES_METHOD: " ".join(entries)} if entries else {}
 
 
-def _export(module: torch.nn.Module, inputs: tuple[Any, ...], shapes: Any) -> torch.export.ExportedProgram:
+def export(module: torch.nn.Module, inputs: tuple[Any, ...], shapes: Any) -> torch.export.ExportedProgram:
+    """The traced module. Raises TraceError where torch.export refuses it."""
     try:
         return torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
     except QexportError:

@@ -10,30 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from executorch.exir import EdgeCompileConfig, EdgeProgramManager, ExecutorchBackendConfig
-from executorch.exir.passes import MemoryPlanningPass
 from numpy.typing import NDArray
 from torch.export import Dim
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from exporter.backends.base import Progress, Target
-from exporter.backends.executorch import lowering
-from exporter.backends.executorch.assembling import assemble
-from exporter.backends.executorch.cutting import cut
-from exporter.backends.executorch.finishing import finish
+from exporter.backends.executorch.lowering import export, table_names
+from exporter.backends.executorch.methods import lower_method, write_methods
 from exporter.backends.executorch.modules import layer_factory
 from exporter.backends.executorch.operators import planned_layers
-from exporter.backends.executorch.rewriting import rewrite
-from exporter.backends.executorch.running import _load, missing_kernels
-from exporter.backends.executorch.simplifying import simplify
+from exporter.backends.executorch.running import _load
 from exporter.backends.executorch.threads import one_thread_in_torch
-from exporter.errors import ArtifactError, LoweringError
+from exporter.errors import ArtifactError
 from exporter.models.masks import check_attention, masking, plain_attention, score_bias
 from exporter.models.skeleton import shortened
 from exporter.quiet import native_stderr_held
@@ -51,49 +44,21 @@ def lower_programs(
     skeleton: Skeleton, target: Target, folder: Path, file_name: str, progress: Progress
 ) -> dict[str, object]:
     """Write the program into the folder; facts for the manifest. Raises TraceError, LoweringError."""
-    methods: dict[str, Any] = {}
     with torch.no_grad(), planned_layers(skeleton.layers):
         progress("building the model", 0.0)
         net = skeleton.build(layer_factory(skeleton.layers), register())
-        methods |= lowering._table_names(net)
+        constants = table_names(net)
         programs = single_programs(skeleton, target)
         lowered = {}
         for number, (name, program) in enumerate(programs.items()):
             progress(f"tracing {name}", 0.1 + 0.7 * number / len(programs))
             exported = _traced(net, program)
-            rewrite(exported)
-            simplify(exported)
             progress(f"lowering {name} to XNNPACK", 0.1 + 0.7 * (number + 0.5) / len(programs))
-            with lowering._lowering_errors():
-                lowered[name] = assemble(exported, cut(exported), {}).exported_program()
-            methods[_INPUTS + name] = " ".join(port.name for port in program.signature.inputs)
-            methods[_OUTPUTS + name] = " ".join(port.name for port in program.signature.outputs)
-        progress("planning memory", 0.8)
-        with lowering._lowering_errors():
-            config = EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True)
-            finished = EdgeProgramManager(lowered, methods, config).to_executorch(
-                ExecutorchBackendConfig(memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False))
-            )
-    plans = [p for p in finished.executorch_program.execution_plan if p.name in lowered]
-    operators = sorted({f"{op.name}.{op.overload}".removesuffix(".") for p in plans for op in p.operators})
-    missing = missing_kernels(operators)
-    if missing:
-        raise LoweringError(
-            f"ExecuTorch's runtime has no kernel for {', '.join(missing)}; change the model, or take the "
-            "onnxruntime target"
-        )
-    progress("writing the program", 0.9)
-    with (folder / file_name).open("wb") as file:
-        finished.write_to_file(file)
-    finish(folder / file_name)
-    progress("writing the program", 1.0)
-    return {
-        "operators": operators,
-        "delegates": {"XnnpackBackend": sum(len(plan.delegates) for plan in plans)},
-        "kernel_libraries": list(lowering.KERNEL_LIBRARIES),
-        "min_runtime": version("executorch"),
-        "programs": {name: program.signature.describe() for name, program in programs.items()},
-    }
+            lowered[name] = lower_method(exported)
+            constants[_INPUTS + name] = " ".join(port.name for port in program.signature.inputs)
+            constants[_OUTPUTS + name] = " ".join(port.name for port in program.signature.outputs)
+        facts = write_methods(lowered, constants, folder / file_name, progress)
+    return {**facts, "programs": {name: program.signature.describe() for name, program in programs.items()}}
 
 
 def single_programs(skeleton: Skeleton, target: Target) -> dict[str, Program]:
@@ -122,7 +87,7 @@ def _traced(net: torch.nn.Module, program: Program) -> torch.export.ExportedProg
     examples = tuple(tensor[:1].contiguous() for tensor in program.examples())
     longest = max([axis.maximum for name, axis in signature.axes.items() if name != BATCH], default=1)
     with masking(longest, padded=False):
-        return lowering._export(program.wrap(net).eval(), examples, (shapes,))
+        return export(program.wrap(net).eval(), examples, (shapes,))
 
 
 def attend(

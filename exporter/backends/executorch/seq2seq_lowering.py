@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from executorch.exir import EdgeCompileConfig, EdgeProgramManager, ExecutorchBackendConfig
-from executorch.exir.passes import MemoryPlanningPass
 
 from exporter.backends.base import Progress, Target
-from exporter.backends.executorch import lowering
-from exporter.backends.executorch.assembling import assemble
 from exporter.backends.executorch.capabilities import tokens_per_call
-from exporter.backends.executorch.cutting import cut
-from exporter.backends.executorch.finishing import finish
+from exporter.backends.executorch.lowering import TOKENIZER_FILES, export, table_names
+from exporter.backends.executorch.methods import lower_method, write_methods
 from exporter.backends.executorch.modules import layer_factory
 from exporter.backends.executorch.operators import planned_layers
-from exporter.backends.executorch.rewriting import rewrite
-from exporter.backends.executorch.running import missing_kernels
 from exporter.backends.executorch.seq2seq import DECODER, ENCODER, Decoder, Encoder, register
-from exporter.backends.executorch.simplifying import simplify
-from exporter.errors import LoweringError
 from exporter.models.encoder_decoder import EncoderDecoderSkeleton
 from exporter.models.seq2seq import MASK
 from exporter.signatures import BATCH
@@ -43,45 +34,18 @@ def lower_seq2seq(
     with torch.no_grad(), planned_layers(skeleton.layers):
         progress("building the model", 0.0)
         net = skeleton.build(layer_factory(skeleton.layers), register())
-        methods = metadata_methods(skeleton, target) | lowering._table_names(net)
+        constants = metadata_methods(skeleton, target) | table_names(net)
         lowered = {}
         for number, (name, (module, inputs, shapes)) in enumerate(_methods(net, skeleton, target).items()):
             progress(f"tracing {name}", 0.1 + 0.35 * number)
-            program = lowering._export(module, inputs, shapes)
-            rewrite(program)
-            simplify(program)
+            program = export(module, inputs, shapes)
             progress(f"lowering {name} to XNNPACK", 0.3 + 0.35 * number)
-            with lowering._lowering_errors():
-                lowered[name] = assemble(program, cut(program), {}).exported_program()
-        progress("planning memory", 0.8)
-        with lowering._lowering_errors():
-            config = EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True)
-            finished = EdgeProgramManager(lowered, methods, config).to_executorch(
-                ExecutorchBackendConfig(memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False))
-            )
-    plans = [p for p in finished.executorch_program.execution_plan if p.name in lowered]
-    operators = sorted({f"{op.name}.{op.overload}".removesuffix(".") for p in plans for op in p.operators})
-    missing = missing_kernels(operators)
-    if missing:
-        raise LoweringError(
-            f"ExecuTorch's runtime has no kernel for {', '.join(missing)}; change the model, or take the "
-            "onnxruntime target"
-        )
-    progress("writing the program", 0.9)
-    with (folder / file_name).open("wb") as file:
-        finished.write_to_file(file)
-    finish(folder / file_name)
+            lowered[name] = lower_method(program)
+        facts = write_methods(lowered, constants, folder / file_name, progress)
     for source in sorted(skeleton.model.folder.iterdir()):
-        if source.name in lowering._TOKENIZER_FILES or source.name == "preprocessor_config.json":
+        if source.name in TOKENIZER_FILES or source.name == "preprocessor_config.json":
             shutil.copyfile(source, folder / source.name)
-    return {
-        "operators": operators,
-        "delegates": {"XnnpackBackend": sum(len(plan.delegates) for plan in plans)},
-        "methods": sorted(lowered),
-        "kernel_libraries": list(lowering.KERNEL_LIBRARIES),
-        "min_runtime": version("executorch"),
-        "programs": {ENCODER: skeleton.programs[0].signature.single().describe()},
-    }
+    return {**facts, "programs": {ENCODER: skeleton.programs[0].signature.single().describe()}}
 
 
 def _methods(
