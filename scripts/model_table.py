@@ -87,7 +87,8 @@ def main() -> int:
     for name in arguments.recipes:
         try:
             rows.append(measured(name, out, None if arguments.no_speed else settings))
-            print(table(rows[-1:]), flush=True, file=sys.stderr)  # what is there if the rest is not waited for
+            # for whoever does not wait for the rest
+            print(table(rows[-1:]), file=sys.stderr, flush=True)
         except QexportError as problem:
             problems.append(f"{name}: not measured: {problem}")
             print(problems[-1], file=sys.stderr)
