@@ -148,7 +148,7 @@ def _quantize_groups(
     (ggml/src/ggml-quants.c); unweighted, the search loses to "rtn" in KL (docs/design.md).
     """
     low, high = scheme.limits
-    searches = scheme.method == "mse"
+    searches = scheme.method != "rtn"  # gptq takes the scales of mse
     importance = np.square(groups) if searches else np.ones_like(groups)
     best_error = np.full(groups.shape[:2], np.inf, np.float32)
     best_scale = np.ones(groups.shape[:2], np.float32)

@@ -177,8 +177,8 @@ def _export(
         with stages.stage("quantise") as progress:
             layers = model.layers().layers
             decided = [(layer, schemes[layer.name]) for layer in layers]
-            least = ranges.least if ranges else None
-            quantize_layers(model, decided, store, progress, room.workers, least)
+            known = (ranges.least, ranges.moments) if ranges else ()
+            quantize_layers(model, decided, store, progress, room.workers, *known)
         skeleton = _skeleton(model, schemes, integers, recipe, ranges.plan if ranges else None)
         facts: dict[str, Mapping[str, object]] = {}
         pipeline: dict[str, Any] | None = None  # from a person's text or picture to the model and back

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from exporter.errors import SourceError
+from exporter.gptq import Moments, rounded
 from exporter.layers import LayerInfo
 from exporter.numerics import FloatArray, QuantizedTensor, quantize
 from exporter.schemes import QuantScheme
@@ -91,11 +92,13 @@ def quantize_layers(
     progress: Callable[[str, float], None],
     workers: int | None = None,
     least: Mapping[str, FloatArray] | None = None,
+    moments: Mapping[str, Moments] | None = None,
 ) -> None:
     """Quantise every layer whose scheme is not float, `workers` at a time (None: one for each core); a tied
     layer has its owner's integers.
 
-    `least`: layer -> the smallest scale of each row (exporter.static.params.least_weight_scales). Raises
+    `least`: layer -> the smallest scale of each row (exporter.static.params.least_weight_scales).
+    `moments`: of the inputs of layers that are rounded by error (exporter.gptq). Raises
     SourceError naming the layer whose weight is not finite.
     """
     work = [(layer, scheme) for layer, scheme in layers if not scheme.is_float and layer.tied_to is None]
@@ -104,7 +107,10 @@ def quantize_layers(
     def one(item: tuple[LayerInfo, QuantScheme]) -> LayerInfo:
         layer, scheme = item
         try:
-            store.quantize(layer.name, source.weight(layer), scheme, (least or {}).get(layer.name))
+            weight = source.weight(layer)
+            store.quantize(layer.name, weight, scheme, (least or {}).get(layer.name))
+            if scheme.method == "gptq":
+                store.save(layer.name, rounded(weight, store.load(layer.name), (moments or {})[layer.name]))
         except ValueError as problem:
             raise SourceError(
                 f"layer {layer.name}: {problem}; the checkpoint cannot be quantised"

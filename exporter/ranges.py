@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from exporter.errors import ArtifactError, PlanError, QexportError, TraceError, first_line
 from exporter.folders import cache_folder
@@ -35,6 +36,7 @@ class Ranges:
     plan: StaticPlan
     least: Mapping[str, FloatArray]  # layer -> (out,) the smallest weight scales that its kernels bear
     notes: tuple[str, ...]
+    moments: Mapping[str, NDArray[np.float64]]  # of layers that are rounded by error (exporter.gptq)
 
 
 def static_layers(schemes: Mapping[str, QuantScheme]) -> dict[str, QuantScheme]:
@@ -47,6 +49,7 @@ def measure_ranges(
 ) -> Ranges:
     """Run the float model over the recipe's calibration samples. Raises PlanError, TraceError, QexportError."""
     from exporter.static.calibrating import calibrate
+    from exporter.static.moments import second_moments
 
     source = _module(model)
     program, placement = _placed(source, schemes)
@@ -62,7 +65,9 @@ def measure_ranges(
         rows = layer.get_parameter("weight").shape[0]
         held = np.zeros(rows, np.float32) if bias is None else bias.detach().numpy()
         least[name] = least_weight_scales(held, plan.input_of(name), plan.output_of(name))
-    return Ranges(plan, least, notes)
+    chosen = [name for name in plan.layers if schemes[name].method == "gptq"]
+    moments = second_moments(program, chosen, _samples(source, recipe)) if chosen else {}
+    return Ranges(plan, least, notes, moments)
 
 
 def read_ranges(folder: Path) -> StaticPlan:

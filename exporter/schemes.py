@@ -8,7 +8,7 @@ from typing import Literal, get_args
 Weights = Literal["int4", "int8", "float"]
 Granularity = Literal["channel", "tensor"]
 Activations = Literal["float", "dynamic-int8", "static-int8", "static-uint8", "static-int16"]
-Method = Literal["rtn", "mse"]
+Method = Literal["rtn", "mse", "gptq"]
 Observer = Literal["minmax", "percentile", "entropy", "mse"]
 
 GROUP_SIZES = (16, 32, 64, 128)

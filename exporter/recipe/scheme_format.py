@@ -60,6 +60,11 @@ def _scheme(
         raise ValueError("float weights have no group")
     if "observer" in node.entries and not scheme.is_static:
         raise ValueError(f"an observer measures ranges of static activations; these are {activations}")
+    if method == "gptq" and not scheme.is_static:
+        raise ValueError(
+            f"method gptq rounds by what calibration sees a layer take, which is built for static activations; these "
+            f"are {activations}. Take method: mse, or activations: static-int8"
+        )
     group_entry = node.entries.get("group")
     group_place = group_entry.node.place if group_entry else node.place
     return SchemeDraft(weights, group, symmetric, activations, method, observer, node.place, group_place)
@@ -83,7 +88,8 @@ SCHEME = Record(
         ),
         "method": Field(
             Choice(METHODS),
-            "how scales are found: mse searches for the least error, rtn covers the largest weight",
+            "how weights are rounded: mse searches scales for the least error, rtn covers the largest weight, "
+            "gptq takes mse's scales and chooses integers by the error of the layer's output on calibration samples",
             default="mse",
         ),
         "observer": Field(
