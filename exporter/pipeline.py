@@ -27,6 +27,7 @@ from exporter.artifacts import (
 )
 from exporter.backends import get_backend
 from exporter.backends.base import PackedLayer
+from exporter.calibration import coverage_of
 from exporter.errors import ArtifactError, GateFailed, LoweringError, RecipeError, TraceError
 from exporter.folders import cache_folder
 from exporter.memory import Room, held_memory, release_to_system, room_for, spoken
@@ -46,6 +47,7 @@ from exporter.recipe import Recipe, parse_recipe
 from exporter.report import write_report
 from exporter.samples.drawing import calibration_key, draw
 from exporter.samples.labelled import data_key
+from exporter.samples.processing import picture_processor
 from exporter.samples.shipping import raw_input, ship
 from exporter.samples.text import read_text
 from exporter.schemes import QuantScheme
@@ -168,12 +170,15 @@ def _export(
 
         _check_inputs(model)
         ranges = None
+        warnings: tuple[str, ...] = ()
         if static_layers(schemes):
             with stages.stage("calibrate") as progress:
                 ranges = measure_ranges(model, schemes, recipe, progress)
-            for note in ranges.notes:
-                stages.say(note)
+            warnings = ranges.notes
             write_json(draft / RANGES_FILE, ranges.plan.to_json())
+        coverage = coverage_of(recipe, model, warnings)
+        for note in (*coverage.notes, *coverage.warnings) if coverage else warnings:
+            stages.say(note)
         with stages.stage("quantise") as progress:
             layers = model.layers().layers
             decided = [(layer, schemes[layer.name]) for layer in layers]
@@ -190,7 +195,7 @@ def _export(
                 folder.mkdir()
                 with _source_named(recipe.model.source, backend.name):
                     facts[backend.name] = backend.lower(skeleton, target, folder, progress)
-                pipeline = _ship_inputs(model, folder)
+                pipeline = _ship_inputs(model, recipe, folder)
                 release_to_system()  # reading back takes as much again
                 progress("reading back", 1.0)
                 packed = backend.read_back(folder)
@@ -210,6 +215,8 @@ def _export(
         data = _report_data(recipe, model, plan, verified, facts, draft)
         if pipeline is not None:
             data["pipeline"] = pipeline
+        if coverage is not None:
+            data["coverage"] = coverage.to_json()
         write_report(draft / "report.html", data)
     return data
 
@@ -237,10 +244,13 @@ def _check_inputs(model: Model) -> None:
         _ = model.processor
 
 
-def _ship_inputs(model: Model, folder: Path) -> dict[str, Any] | None:
+def _ship_inputs(model: Model, recipe: Recipe, folder: Path) -> dict[str, Any] | None:
     """What makes a model's inputs and reads its outputs, beside its files; the description for the manifest."""
-    if isinstance(model, CausalLM | PythonModule):
+    if isinstance(model, CausalLM):
         return None
+    if isinstance(model, PythonModule):
+        stated = recipe.model.preprocessing
+        return {"task": model.task, **ship(picture_processor(None, stated), folder)} if stated else None
     shipped = {"task": model.task, **ship(model.processor, folder)}
     if not isinstance(model, Pretrained):
         return shipped

@@ -135,8 +135,6 @@ def _placed(
 
 def _samples(model: PythonModule, recipe: Recipe) -> Iterator[Sample]:
     """The recipe's samples as the model's inputs; without any, the example inputs."""
-    import torch
-
     given = recipe.calibration
     if given is None:
         yield model.built[1]
@@ -150,7 +148,7 @@ def _samples(model: PythonModule, recipe: Recipe) -> Iterator[Sample]:
 
         processor = picture_processor(None, recipe.model.preprocessing)
         for sample in draw(given, cache_folder()).samples:
-            yield tuple(torch.from_numpy(array) for array in processor(sample).values())
+            yield model.tensors(processor(sample), "calibration.pictures")
     else:
         raise QexportError(
             "calibration: a module takes tensors, and nothing says how they are made of text or sound; give "

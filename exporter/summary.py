@@ -57,14 +57,17 @@ def _tasks(report: TaskReport) -> list[RenderableType]:
         return []
     table = _table()
     table.add_column("task")
-    for title in ("examples", "float", *(comparison.candidate for comparison in report.comparisons)):
+    runtimes = dict.fromkeys(comparison.candidate for comparison in report.comparisons)
+    for title in ("on", "float", *runtimes):
         table.add_column(title, justify="right", no_wrap=True)
-    overall = [[m for m in comparison.metrics if m.group is None] for comparison in report.comparisons]
-    for metrics in zip(*overall, strict=True):
-        first = metrics[0]
-        of_float = "–" if first.reference is None else f"{first.reference:.4f}"
-        cells = [f"{m.candidate:.4f}" + (" worse" if m.worse else "") for m in metrics]
-        table.add_row(first.name, f"{first.items:,}", of_float, *cells)
+    for data in dict.fromkeys(comparison.data for comparison in report.comparisons):
+        of_data = [comparison for comparison in report.comparisons if comparison.data == data]
+        overall = [[m for m in comparison.metrics if m.group is None] for comparison in of_data]
+        for metrics in zip(*overall, strict=True):
+            first = metrics[0]
+            of_float = "–" if first.reference is None else f"{first.reference:.4f}"
+            cells = [f"{m.candidate:.4f}" + (" worse" if m.worse else "") for m in metrics]
+            table.add_row(first.name, data, of_float, *cells)
     return [table]
 
 

@@ -131,7 +131,11 @@ def _members(archive: tarfile.TarFile, entry: Entry) -> Members:
 
 def wanted(name: str, entry: Entry) -> bool:
     """Whether the list asks for this file of the package."""
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in entry["members"])
+    asked, unwanted = (
+        any(fnmatch.fnmatchcase(name, pattern) for pattern in entry.get(key, []))
+        for key in ("members", "without")
+    )
+    return asked and not unwanted
 
 
 def numbered_pictures(members: Members, entry: Entry, out: Path) -> None:
@@ -153,6 +157,13 @@ def encoded_pictures(members: Members, entry: Entry, out: Path) -> None:
             (out / file).write_bytes(base64.b64decode(example["input"]))
             rows.append({"file": file, "label": best(example)})
     write_rows(out / "labels.jsonl", rows)
+
+
+def pictures(members: Members, entry: Entry, out: Path) -> None:
+    """Pictures without labels, each under its folder's and its own name; `least_bytes` leaves out what is small."""
+    for name, content in members:
+        if len(content) >= entry.get("least_bytes", 0):
+            (out / "-".join(Path(name).parts[-2:])).write_bytes(content)
 
 
 def articles(members: Members, entry: Entry, out: Path) -> None:
@@ -223,6 +234,7 @@ READERS: dict[str, Callable[[Members, Entry, Path], None]] = {
     for reader in (
         numbered_pictures,
         encoded_pictures,
+        pictures,
         articles,
         sentiment,
         transcribed_speech,

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from exporter.errors import PlanError, SourceError, first_line
+from exporter.errors import PlanError, QexportError, SourceError, first_line
 from exporter.layers import LayerInfo, ModelLayers
 from exporter.models import layer_list
 from exporter.models.skeleton import LayerFactory, Program, planned_layers_of
@@ -91,6 +91,25 @@ class PythonModule:
         name = f"{layer.name}.weight" if layer.name else "weight"
         array: FloatArray = self.built[0].get_parameter(name).detach().numpy()
         return array.reshape(len(array), -1)
+
+    def tensors(self, inputs: Mapping[str, Any], where: str) -> tuple[torch.Tensor, ...]:
+        """A sample's arrays as the module's inputs.
+
+        Raises QexportError, which begins with `where`, for a shape that the module was not built for.
+        """
+        import torch
+
+        _, example, dynamic = self.built
+        found = tuple(torch.from_numpy(array) for array in inputs.values())
+        made, wanted = ([tuple(getattr(x, "shape", ())) for x in each] for each in (found, example))
+        same = made == wanted if dynamic is None else list(map(len, made)) == list(map(len, wanted))
+        if not same:
+            raise QexportError(
+                f"{where}: a sample becomes {', '.join(map(str, made))}, and the example inputs of "
+                f"{self.origin.source} are {', '.join(map(str, wanted))}; set size in model.preprocessing to what "
+                "the module takes"
+            )
+        return found
 
     def float_model(self) -> torch.nn.Module:
         """The reference."""

@@ -16,6 +16,7 @@ from exporter.recipe.types import (
     Rule,
     SchemeEntry,
     SpeechSet,
+    TaskGate,
     TextSet,
 )
 
@@ -35,6 +36,7 @@ __all__ = [
     "Rule",
     "SchemeEntry",
     "SpeechSet",
+    "TaskGate",
     "TextSet",
     "load_recipe",
     "parse_pattern",

@@ -18,6 +18,7 @@ from exporter.recipe.fields import (
     Located,
     MapOf,
     Number,
+    OneOrMore,
     Part,
     Record,
     Text,
@@ -227,23 +228,25 @@ PREPROCESSING = Record(
 
 _MOST = Field(Integer(1, 1_000_000), "how many are used; all where it is not given")
 
+_PICTURES = Record(
+    lambda node, **values: PictureSet(**values),
+    {
+        "folder": Field(DataPath(folders=True, files=False), "pictures", required=True),
+        "labels": Field(
+            DataPath(folders=False),
+            "jsonl with the fields file, label; without it, a picture's folder is its label, and of pictures in no "
+            "folder only agreement with the float model is measured",
+        ),
+        "samples": _MOST,
+        "seed": _SEED,
+    },
+)
+
 PARITY_DATA = Record(
     lambda node, **values: ParityData(**values),
     {
         "pictures": Field(
-            Record(
-                lambda node, **values: PictureSet(**values),
-                {
-                    "folder": Field(DataPath(folders=True, files=False), "pictures", required=True),
-                    "labels": Field(
-                        DataPath(folders=False),
-                        "jsonl with the fields file, label; without it, a picture's folder is its label",
-                    ),
-                    "samples": _MOST,
-                    "seed": _SEED,
-                },
-            ),
-            "pictures with labels",
+            OneOrMore(_PICTURES), "pictures, with labels where they are known; one set or several"
         ),
         "audio": Field(
             Record(

@@ -256,6 +256,23 @@ class ListOf(Generic[T]):
 
 
 @dataclass(frozen=True)
+class OneOrMore(Generic[T]):
+    """One entry, or a list of them."""
+
+    item: Part[T]
+
+    def read(self, node: Node, where: str, problems: Problems) -> tuple[T, ...]:
+        """See Part.read."""
+        if isinstance(node, ListNode):
+            return ListOf(self.item).read(node, where, problems)
+        return (self.item.read(node, where, problems),)
+
+    def json_schema(self) -> JsonSchema:
+        """See Part.json_schema."""
+        return {"anyOf": [self.item.json_schema(), ListOf(self.item).json_schema()]}
+
+
+@dataclass(frozen=True)
 class MapOf(Generic[T]):
     """Names of the user's own choice -> values of one kind."""
 

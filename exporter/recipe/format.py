@@ -46,6 +46,7 @@ from exporter.recipe.types import (
     QuantisationGate,
     Rule,
     SchemeEntry,
+    TaskGate,
 )
 from exporter.schemes import FLOAT
 from exporter.targets import DEFAULT_CONTEXT, KV_CACHE_TYPES, Target
@@ -325,11 +326,30 @@ _QUANTISATION = Record(
     },
 )
 
+_TASKS = Record(
+    lambda node, **values: TaskGate(**values),
+    {
+        "max_accuracy_loss": Field(
+            Number(0, 1),
+            "largest share of examples lost of those the float model has right: top-1, exact match",
+        ),
+        "min_agreement": Field(
+            Number(0, 1), "smallest share of examples with the float model's label, or its whole text"
+        ),
+        "max_word_error_rise": Field(
+            Number(0, 1), "largest rise of the word error rate over the float model's"
+        ),
+    },
+)
+
 _PARITY = Record(
     lambda node, **values: Parity(**values),
     {
         "lowering": Field(_LOWERING, "the runtime against the dequantised weights in PyTorch"),
         "quantisation": Field(_QUANTISATION, "the dequantised weights against the float model"),
+        "tasks": Field(
+            _TASKS, "each runtime against the float model on parity.data, in the task's own figures"
+        ),
         "text": Field(ListOf(TextFile()), "running text, relative to the recipe's folder"),
         "prompts": Field(ListOf(Text()), "prompts to continue"),
         "data": Field(PARITY_DATA, "what the metrics of the task are measured on"),

@@ -154,8 +154,17 @@ class QuantisationGate:
 
 
 @dataclass(frozen=True)
+class TaskGate:
+    """Limits on what a task's user would notice, over all examples of a set; None: reported, not judged."""
+
+    max_accuracy_loss: float | None = None
+    min_agreement: float | None = None
+    max_word_error_rise: float | None = None
+
+
+@dataclass(frozen=True)
 class PictureSet:
-    """Pictures with labels; without a file of labels, a picture's folder is its label."""
+    """Pictures; without a file of labels, a picture's folder is its label, and pictures in no folder have none."""
 
     folder: Path
     labels: Path | None = None
@@ -186,12 +195,12 @@ class TextSet:
 class ParityData:
     """What the metrics of a task are measured on."""
 
-    pictures: PictureSet | None = None
+    pictures: tuple[PictureSet, ...] = ()
     audio: SpeechSet | None = None
     text: TextSet | None = None
 
     def __post_init__(self) -> None:
-        if self.pictures is None and self.audio is None and self.text is None:
+        if not self.pictures and self.audio is None and self.text is None:
             raise ValueError("give at least one of pictures, audio, text")
 
 
@@ -201,6 +210,7 @@ class Parity:
 
     lowering: LoweringGate = LoweringGate()
     quantisation: QuantisationGate = QuantisationGate()
+    tasks: TaskGate = TaskGate()
     text: tuple[Path, ...] = ()
     prompts: tuple[str, ...] = ()
     data: ParityData | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,9 +17,6 @@ from exporter.samples.images import Pixels
 
 Unit = Literal["tokens", "characters", "seconds", "pixels"]
 RARE = 0.01  # a script with a smaller share of the letters is rare in the sample
-_BEYOND = 10  # values that should lie beyond a percentile for it to be an estimate and not an accident
-_OUTSIDE = 0.01  # share of new samples that may leave a range found as the extremes of the sample
-_BINS = 2048  # of the histogram that entropy and MSE observers search
 
 
 @dataclass(frozen=True)
@@ -109,43 +105,6 @@ def measure(
     rows += _grouped("language", [m.sample.language for m in found], found, languages or {})
     rows += _grouped("topic", [m.sample.topic for m in found], found, topics or {})
     return Coverage(medium, unit, tuple(rows), drawn.notes, tuple(warnings))
-
-
-def values_needed(observer: str, percentile: float | None = None) -> tuple[int, str] | None:
-    """How many observations an observer needs before its range means something, and why; None: any number does.
-
-    percentile p (0 to 1): the estimate rests on the n (1 - p) values beyond it, and 10 keep its relative
-    error near 1 / sqrt(10). min-max: with n exchangeable samples, the next one lies outside their extremes
-    with probability 2 / (n + 1). entropy and MSE compare clippings on a histogram: ten values a bin.
-    """
-    if observer == "percentile" and percentile is not None and 0 < percentile < 1:
-        needed = math.ceil(_BEYOND / (1 - percentile) - 1e-6)
-        return needed, f"{_BEYOND} of them must lie beyond the {100 * percentile:g}th percentile"
-    if observer in ("minmax", "min-max"):
-        needed = math.ceil(2 / _OUTSIDE) - 1
-        return (
-            needed,
-            f"with fewer, more than {_OUTSIDE:.0%} of new inputs lie outside the range that was seen",
-        )
-    if observer in ("entropy", "mse"):
-        return _BEYOND * _BINS, f"its histogram of {_BINS} bins takes {_BEYOND} values each"
-    return None
-
-
-def observer_warning(observer: str, samples: int, values: int, percentile: float | None = None) -> str | None:
-    """A warning where a sample is too small: min-max counts samples, since one input's values come together;
-    the others count the values of the tensor that has fewest."""
-    needed = values_needed(observer, percentile)
-    if needed is None:
-        return None
-    counted, unit = (samples, "samples") if observer in ("minmax", "min-max") else (values, "values")
-    if counted >= needed[0]:
-        return None
-    more = math.ceil(samples * needed[0] / max(counted, 1))
-    return (
-        f"calibration: observer {observer} needs {needed[0]:,} {unit} and has {counted:,}: {needed[1]}. "
-        f"Set samples: {more}"
-    )
 
 
 def language_warnings(model_languages: Sequence[str], samples: Sequence[Sample]) -> tuple[str, ...]:

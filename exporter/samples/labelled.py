@@ -34,18 +34,23 @@ class Example:
 
 
 def picture_examples(data: PictureSet) -> tuple[Example, ...]:
-    """The labelled pictures, each class with its share. A picture without a label, or a label without a
-    picture, is an error: half of a set measures something else."""
+    """The pictures, each class with its share; pictures that lie in the folder itself, all of them, have no label.
+
+    A picture without a label among others, or a label without a picture, is an error: half of a set measures
+    something else.
+    """
     if data.labels is None:
         listing = list_files("image", (DataSource(data.folder),))
         loose = [file.path for file in listing.files if file.path.parent == data.folder]
-        if loose:
+        if loose and len(loose) < len(listing.files):
             raise QexportError(
                 f"{loose[0]}: has no label; put it into a folder that is named as its class, or give "
                 "parity.data.pictures.labels, a jsonl file with the fields file, label"
             )
         found = [
-            Example(Sample("image", f.path), label=f.path.relative_to(data.folder).parts[0])
+            Example(
+                Sample("image", f.path), label=None if loose else f.path.relative_to(data.folder).parts[0]
+            )
             for f in listing.files
         ]
     else:
@@ -84,8 +89,8 @@ def text_examples(data: TextSet) -> tuple[Example, ...]:
 def data_key(data: ParityData) -> str:
     """A hash of everything that the metrics of a task are measured on."""
     content: list[object] = []
-    if data.pictures:
-        found = picture_examples(data.pictures)
+    for pictures in data.pictures:
+        found = picture_examples(pictures)
         content += [[content_sha256(example.sample.path), example.label] for example in found]
     if data.audio:
         clips = speech_examples(data.audio)

@@ -18,7 +18,8 @@ import torch
 from torch.export import ExportedProgram
 
 from exporter.errors import QexportError, first_line
-from exporter.static.observers import ENOUGH_SAMPLES, OBSERVERS, ChannelMeans, Extent, Histogram
+from exporter.schemes import Observer
+from exporter.static.observers import OBSERVERS, ChannelMeans, Extent, Histogram, sample_warning
 from exporter.static.params import LayerValues, StaticPlan, params_for
 from exporter.static.placing import Placement
 
@@ -162,13 +163,14 @@ def _content(samples: Samples) -> tuple[str, int]:
 
 
 def _too_few(placement: Placement, count: int) -> list[str]:
-    needed = {observer: ENOUGH_SAMPLES[observer] for observer in placement.observers.values()}
-    return [
-        f"calibration: {count} samples for observer {observer}, which wants {enough} or more; ranges may be too narrow "
-        "for what the app will see"
-        for observer, enough in sorted(needed.items())
-        if count < enough
-    ]
+    """Warnings, one for each observer that is in use."""
+    fewest: dict[Observer, int] = {}
+    for node, name in placement.integer.items():
+        observer = placement.observers[name]
+        values = int(node.meta["val"].numel())
+        fewest[observer] = min(values, fewest.get(observer, values))
+    warnings = (sample_warning(observer, count, values) for observer, values in sorted(fewest.items()))
+    return [warning for warning in warnings if warning]
 
 
 def _key(placement: Placement, identity: str, digest: str) -> str:

@@ -7,6 +7,7 @@ histogram for each value, whatever the number of samples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -22,10 +23,8 @@ BINS = 2048  # TensorRT's and ONNX Runtime's number
 _KEPT = 0.9999
 _FACTORS = np.linspace(0.2, 1.0, 41)  # of an end of the range, tried by the mse observer
 
-# Samples below which an observer's result says little of the model: a minimum and maximum settle after a few
-# dozen pictures (Nagel et al., A White Paper on Neural Network Quantization, 2021), and a tail of 1e-4 must have
-# been seen several times.
-ENOUGH_SAMPLES: Mapping[Observer, int] = {"minmax": 32, "percentile": 100, "entropy": 100, "mse": 32}
+_BEYOND = 10  # values that should lie beyond an end that is no extreme, for it to be more than an accident
+_OUTSIDE = 0.01  # share of new inputs that may leave a range found as the extremes of the samples
 
 
 @dataclass
@@ -105,6 +104,35 @@ Range = tuple[float, float]
 def minmax(histogram: Histogram, limits: tuple[int, int]) -> Range:
     """Everything that was seen."""
     return histogram.extent.smallest, histogram.extent.largest
+
+
+def sample_warning(observer: Observer, samples: int, values: int) -> str | None:
+    """A sentence where a sample is too small for the observer, with the number that is needed; None: large enough.
+
+    `values`: how many each sample gives of the value that has fewest. minmax counts samples, since one input's values
+    come together: of n exchangeable samples, the next lies outside their extremes with probability 2 / (n + 1). A
+    percentile rests on the values beyond it, and 10 keep its relative error near 1 / sqrt(10). entropy and mse compare
+    clippings of a histogram: ten values a bin.
+    """
+    if observer == "minmax":
+        needed = math.ceil(2 / _OUTSIDE) - 1
+        counted, unit = samples, "samples"
+        why = f"with fewer, more than {_OUTSIDE:.0%} of new inputs lie outside the range that was seen"
+    else:
+        counted, unit = samples * values, "values"
+        if observer == "percentile":
+            tail = (1 - _KEPT) / 2
+            needed = math.ceil(_BEYOND / tail - 1e-6)
+            why = f"{_BEYOND} of them must lie beyond each end, which is {100 * tail:g} % of them"
+        else:
+            needed, why = _BEYOND * BINS, f"its histogram of {BINS:,} bins takes {_BEYOND} values each"
+    if counted >= needed:
+        return None
+    wanted = needed if observer == "minmax" else math.ceil(needed / values)
+    return (
+        f"calibration: observer {observer} needs {needed:,} {unit} and has {counted:,}: {why}. "
+        f"Set samples: {wanted:,}, of data that hold as many"
+    )
 
 
 def percentile(histogram: Histogram, limits: tuple[int, int]) -> Range:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from exporter.memory import VerifyRoom
@@ -12,6 +13,7 @@ from exporter.models.loading import Model
 from exporter.models.pretrained import Pretrained, PretrainedSkeleton
 from exporter.models.python_module import ModuleSkeleton, PythonModule
 from exporter.parity import Limits
+from exporter.parity.tasks import TaskLimits
 from exporter.recipe import Recipe
 from exporter.verify.encoders import verify_encoder
 from exporter.verify.material import material_for
@@ -32,6 +34,22 @@ def verify_model(
     room: VerifyRoom | None = None,
 ) -> Verified:
     """Run the recipe's ladder over the files in `folder`, one folder per target; `room` bounds memory."""
+    verified = _ladder(model, skeleton, folder, recipe, progress, room)
+    gates = recipe.parity.tasks
+    limits = TaskLimits(gates.max_accuracy_loss, gates.min_agreement, gates.max_word_error_rise)
+    missed = limits.missed(verified.tasks)
+    parity = verified.parity
+    return replace(verified, parity=replace(parity, other_failures=(*parity.other_failures, *missed)))
+
+
+def _ladder(
+    model: Model,
+    skeleton: CausalLMSkeleton | PretrainedSkeleton | ModuleSkeleton | EncoderDecoderSkeleton,
+    folder: Path,
+    recipe: Recipe,
+    progress: Callable[[str, float], None],
+    room: VerifyRoom | None,
+) -> Verified:
     gates = recipe.parity
     limits = Limits(
         max_rel=gates.lowering.max_rel,
@@ -43,7 +61,7 @@ def verify_model(
     )
     if isinstance(model, PythonModule):
         assert isinstance(skeleton, ModuleSkeleton)
-        return verify_module(model, skeleton, folder, recipe.targets, limits, progress)
+        return verify_module(model, skeleton, folder, recipe, limits, progress)
     if isinstance(model, EncoderDecoder):
         assert isinstance(skeleton, EncoderDecoderSkeleton)
         return verify_seq2seq(model, skeleton, folder, recipe, limits, progress)

@@ -14,10 +14,11 @@ from exporter.evaluate import load_texts
 from exporter.models.pretrained import Pretrained
 from exporter.recipe import Recipe
 from exporter.samples.files import Sample
-from exporter.samples.labelled import Example, class_numbers, picture_examples, text_examples
+from exporter.samples.labelled import Example, class_numbers, text_examples
 from exporter.samples.processing import Processor, TextSteps, text_processor
 from exporter.samples.text import read_text
 from exporter.tasks import SPECS
+from exporter.verify.classifying import picture_cases
 
 Inputs = dict[str, NDArray[Any]]
 MOST_OWN = 48  # sentences of the package's own text, or lines of the recipe's: seconds, not minutes
@@ -38,6 +39,7 @@ class Case:
     label: int | None = None
     language: str | None = None
     sample: Sample | None = None
+    source: str = ""  # the set of pictures that it is of
 
 
 @dataclass(frozen=True)
@@ -140,8 +142,7 @@ def _mask_token(model: Pretrained) -> int:
 
 def _labels(model: Pretrained, examples: tuple[Example, ...], where: str) -> list[int | None]:
     """Classes by number, for a task that has one for each example and data that name them."""
-    classes = model.task in ("text-classification", "image-classification")
-    if not classes or all(example.label is None for example in examples):
+    if model.task != "text-classification" or all(example.label is None for example in examples):
         return [None] * len(examples)
     return list(class_numbers(examples, model.processor.labels or model.labels, where))
 
@@ -149,18 +150,11 @@ def _labels(model: Pretrained, examples: tuple[Example, ...], where: str) -> lis
 def _pictures(model: Pretrained, recipe: Recipe) -> EncoderMaterial:
     processor = model.processor
     data = recipe.parity.data
-    if data is not None and data.pictures is not None:
-        examples = picture_examples(data.pictures)
-        labels = _labels(model, examples, "parity.data.pictures")
+    if data is not None and data.pictures:
+        classes = (processor.labels or model.labels) if model.task == "image-classification" else None
         cases = [
-            Case(
-                e.sample.path.name,
-                processor(e.sample),
-                label=labels[i],
-                language=e.language,
-                sample=e.sample,
-            )
-            for i, e in enumerate(examples)
+            Case(p.sample.path.name, p.inputs, label=p.label, sample=p.sample, source=p.source)
+            for p in picture_cases(data.pictures, processor, classes)
         ]
         return EncoderMaterial(tuple(cases), processor, "")
     noise = np.random.default_rng(0)

@@ -40,15 +40,14 @@ from exporter.parity import (
     VectorComparison,
 )
 from exporter.parity.tasks import (
-    Disagreement,
     Metric,
     TaskComparison,
     TaskReport,
-    classification,
     embeddings,
     label_agreement,
 )
 from exporter.recipe import Recipe
+from exporter.verify.classifying import Judged, classified
 from exporter.verify.encoder_material import Case, EncoderMaterial, Inputs, encoder_material, padded
 from exporter.verify.outcome import GoldenInput, Verified
 from exporter.verify.text import DEQUANTIZED, FLOAT_MODEL, ROUNDED
@@ -62,7 +61,6 @@ _DISTURBANCE = 1e-6  # relative, of what the first quantised linear layer reads:
 _BATCH = 4  # texts of different lengths together
 _GOLDEN = 8  # cases that travel with the files
 _GOLDEN_TOP = 16  # logits kept of a row
-_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -173,7 +171,8 @@ def verify_encoder(
         del runner
         release_to_system()
     tasks = TaskReport(
-        tuple(_task(ladder, name, exact, found) for name, found in shipped.items()), material.notes
+        tuple(c for name, found in shipped.items() for c in _task(ladder, name, exact, found)),
+        material.notes,
     )
     given = tuple(
         GoldenInput(case.sample, {} if case.text is not None else case.inputs)
@@ -258,35 +257,32 @@ def _disturbed(net: torch.nn.Module) -> Iterator[None]:
         hook.remove()
 
 
-def _task(ladder: _Ladder, name: str, exact: list[Output], found: list[Output]) -> TaskComparison:
+def _task(ladder: _Ladder, name: str, exact: list[Output], found: list[Output]) -> tuple[TaskComparison, ...]:
     """The task's own measure."""
+    what = "pictures" if "input_ids" not in ladder.material.cases[0].inputs else "texts"
+    if ladder.model.task in ("text-classification", "image-classification") and not ladder.is_vector:
+        examples = [Judged(c.name, c.label, c.source, c.language) for c in ladder.material.cases]
+        return classified(
+            (FLOAT_MODEL, name),
+            ladder.model.task,
+            examples,
+            (np.concatenate(exact), np.concatenate(found)),
+            ladder.model.processor.labels or ladder.model.labels,
+            what,
+        )
     cases = ladder.material.cases
     groups = [case.language for case in cases]
     languages = groups if any(groups) else []
-    labels = ladder.model.processor.labels or ladder.model.labels
     metrics: tuple[Metric, ...] = ()
-    differing: list[Disagreement] = []
     if ladder.model.sentence is not None:
         metrics = embeddings(np.concatenate(exact), np.concatenate(found), languages)
-    elif ladder.model.task in ("text-classification", "image-classification") and not ladder.is_vector:
-        a, b = np.concatenate(exact), np.concatenate(found)
-        known = [case.label for case in cases if case.label is not None]
-        wanted = np.array(known, np.int64) if len(known) == len(cases) else None
-        metrics = classification(a, b, wanted, languages)
-        for case, x, y in zip(cases, a.argmax(1).tolist(), b.argmax(1).tolist(), strict=True):
-            if x != y:
-                target = None if case.label is None else labels.get(case.label, str(case.label))
-                differing.append(
-                    Disagreement(case.name, labels.get(x, str(x)), labels.get(y, str(y)), target)
-                )
     elif not ladder.is_vector:
         chosen, ours = (np.concatenate([rows.argmax(1) for rows in each]) for each in (exact, found))
         each = [case.language for case, rows in zip(cases, exact, strict=True) for _ in rows]
         targets = [case.targets for case in cases if case.targets is not None]
         wanted = np.concatenate(targets) if len(targets) == len(cases) else None
         metrics = label_agreement(chosen, ours, wanted, each if languages else [])
-    data = f"{len(cases)} {'pictures' if 'input_ids' not in cases[0].inputs else 'texts'}"
-    return TaskComparison(name, FLOAT_MODEL, ladder.model.task, data, metrics, tuple(differing[:_SHOWN]))
+    return (TaskComparison(name, FLOAT_MODEL, ladder.model.task, f"{len(cases)} {what}", metrics),)
 
 
 def _golden(ladder: _Ladder, outputs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from exporter.parity import (
 )
 from exporter.parity.tasks import Disagreement, Metric, TaskComparison, TaskReport, generated, transcription
 from exporter.recipe import Recipe
+from exporter.samples.audio import Clip, clip_notes
 from exporter.samples.files import Sample
 from exporter.samples.labelled import picture_examples, speech_examples, text_examples
 from exporter.tasks import SPECS
@@ -127,21 +128,20 @@ def cases_for(model: EncoderDecoder, recipe: Recipe) -> tuple[list[Case], tuple[
     found: Sequence[Any] = ()
     if data is not None and medium == "audio" and data.audio is not None:
         found = speech_examples(data.audio)
-    elif data is not None and medium == "image" and data.pictures is not None:
-        found = picture_examples(data.pictures)
+    elif data is not None and medium == "image" and data.pictures:
+        found = [example for pictures in data.pictures for example in picture_examples(pictures)]
     elif data is not None and medium == "text" and data.text is not None:
         found = text_examples(data.text)
     if found:
-        return [
-            Case(
-                example.sample.path.name,
-                model.processor(example.sample),
-                example.target,
-                example.language,
-                example.sample,
-            )
-            for example in found
-        ], ()
+        cases, clips = [], []
+        for example in found:
+            content = model.processor.read(example.sample)
+            if isinstance(content, Clip):
+                clips.append(content)
+            inputs = model.processor.prepare(content)
+            name = example.sample.path.name
+            cases.append(Case(name, inputs, example.target, example.language, example.sample))
+        return cases, clip_notes(clips)
     if medium == "text" and recipe.parity.prompts:
         return [Case(prompt, model.processor.prepare(prompt)) for prompt in recipe.parity.prompts], ()
     noise = np.random.default_rng(0)

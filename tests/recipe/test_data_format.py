@@ -163,7 +163,7 @@ def test_data(folder: Path) -> None:
     )
     speech = folder / "cache" / "data" / "speech"
     assert read(folder, MODEL + text).parity.data == ParityData(
-        PictureSet(folder / "photos", samples=5),
+        (PictureSet(folder / "photos", samples=5),),
         SpeechSet(speech, speech / "transcripts.jsonl", seed=1),
         TextSet((DataSource(folder / "de.jsonl", "de"),)),
     )

@@ -16,8 +16,6 @@ from exporter.samples.coverage import (
     Coverage,
     language_warnings,
     measure,
-    observer_warning,
-    values_needed,
 )
 from exporter.samples.drawing import calibration_key, draw, quotas, split
 from exporter.samples.text import read_text
@@ -209,27 +207,6 @@ def test_the_table(tmp_path):
     assert Coverage.from_json(json.loads(json.dumps(coverage.to_json()))) == coverage
     tokens = measure(drawn, (read_text(s) for s in drawn.samples), count_tokens=lambda text: 7)
     assert (tokens.unit, tokens.rows[0].total) == ("tokens", 28.0)
-
-
-def test_too_small_for_the_observer():
-    assert values_needed("percentile", 0.9999) == (
-        100_000,
-        "10 of them must lie beyond the 99.99th percentile",
-    )
-    assert observer_warning("percentile", 16, 100_000, 0.9999) is None
-    assert observer_warning("percentile", 16, 40_000, 0.9999) == (
-        "calibration: observer percentile needs 100,000 values and has 40,000: 10 of them must lie beyond the 99.99th "
-        "percentile. Set samples: 40"
-    )
-    assert observer_warning("minmax", 64, 10**9) == (
-        "calibration: observer minmax needs 199 samples and has 64: with fewer, more than 1% of new inputs lie "
-        "outside the range that was seen. Set samples: 199"
-    )
-    assert observer_warning("entropy", 2, 4096) == (
-        "calibration: observer entropy needs 20,480 values and has 4,096: its histogram of 2048 bins takes 10 values "
-        "each. Set samples: 10"
-    )
-    assert observer_warning("something-else", 1, 1) is None
 
 
 def test_one_language_for_a_multilingual_model(tmp_path):

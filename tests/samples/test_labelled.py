@@ -128,7 +128,7 @@ def test_text_with_labels_and_targets(tmp_path):
 
 def test_the_key_follows_content_and_labels(photos, tmp_path):
     rows = [{"file": f"{i}.png", "label": i} for i in range(12)]
-    data = ParityData(PictureSet(photos, table(tmp_path / "labels.jsonl", rows)))
+    data = ParityData((PictureSet(photos, table(tmp_path / "labels.jsonl", rows)),))
     first = data_key(data)
     assert data_key(data) == first
     table(tmp_path / "labels.jsonl", [{**row, "label": 0} for row in rows])

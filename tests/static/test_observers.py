@@ -17,6 +17,7 @@ from exporter.static.observers import (
     minmax,
     mse,
     percentile,
+    sample_warning,
     squared_error,
 )
 from exporter.static.params import (
@@ -161,3 +162,21 @@ def test_least_scales_leave_room_for_the_bias(bias, input_scale, output_scale):
     assert scales[0] > 0
     codes, steps = quantize_bias(np.array([bias], np.float32), values.scale, scales.reshape(1, 1))
     assert abs(float(codes[0]) * float(steps[0]) - bias) <= steps[0] / 2 * (1 + 1e-5)
+
+
+def test_a_sample_too_small_is_said_with_the_number_that_is_needed():
+    assert sample_warning("percentile", 20, 10_000) is None
+    assert sample_warning("percentile", 20, 9_000) == (
+        "calibration: observer percentile needs 200,000 values and has 180,000: 10 of them must lie beyond each end, "
+        "which is 0.005 % of them. Set samples: 23, of data that hold as many"
+    )
+    assert sample_warning("minmax", 199, 1) is None
+    assert sample_warning("minmax", 64, 10**9) == (
+        "calibration: observer minmax needs 199 samples and has 64: with fewer, more than 1% of new inputs lie outside "
+        "the range that was seen. Set samples: 199, of data that hold as many"
+    )
+    for observer in ("entropy", "mse"):
+        assert sample_warning(observer, 2, 2048) == (
+            f"calibration: observer {observer} needs 20,480 values and has 4,096: its histogram of 2,048 bins takes 10 "
+            "values each. Set samples: 10, of data that hold as many"
+        )
