@@ -56,7 +56,12 @@ def measure_ranges(
     hashes = source.identity()["weights_sha256"]
     assert isinstance(hashes, dict)
     plan, notes = calibrate(
-        program, placement, lambda: _samples(source, recipe), hashes["state_dict"], cache_folder(), progress
+        program,
+        placement,
+        lambda: calibration_samples(source, recipe),
+        hashes["state_dict"],
+        cache_folder(),
+        progress,
     )
     least = {}
     for name in plan.layers:
@@ -66,7 +71,7 @@ def measure_ranges(
         held = np.zeros(rows, np.float32) if bias is None else bias.detach().numpy()
         least[name] = least_weight_scales(held, plan.input_of(name), plan.output_of(name))
     chosen = [name for name in plan.layers if schemes[name].method == "gptq"]
-    moments = second_moments(program, chosen, _samples(source, recipe)) if chosen else {}
+    moments = second_moments(program, chosen, calibration_samples(source, recipe)) if chosen else {}
     return Ranges(plan, least, notes, moments)
 
 
@@ -133,8 +138,8 @@ def _placed(
     return program, place(program, static_layers(schemes), quantised)
 
 
-def _samples(model: PythonModule, recipe: Recipe) -> Iterator[Sample]:
-    """The recipe's samples as the model's inputs; without any, the example inputs."""
+def calibration_samples(model: PythonModule, recipe: Recipe) -> Iterator[Sample]:
+    """The recipe's samples as the model's inputs, one at a time; without any, the example inputs."""
     given = recipe.calibration
     if given is None:
         yield model.built[1]

@@ -162,7 +162,8 @@ def _missed(key: str, limit: float, comparison: TaskComparison, metric: Metric) 
     worse = metric.reference - metric.candidate if key == "max_accuracy_loss" else metric.difference or 0.0
     if worse <= limit + 1e-9:
         return None
-    return f"{where} is {metric.candidate:.4f}, float {metric.reference:.4f} ({metric.detail}), parity.tasks.{key} is {limit:g}"
+    figures = f"{metric.candidate:.4f}, float {metric.reference:.4f} ({metric.detail})"
+    return f"{where} is {figures}, parity.tasks.{key} is {limit:g}"
 
 
 def classification(

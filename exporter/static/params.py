@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,10 @@ class StaticPlan:
         """Parameters of what the layer gives."""
         return self.values[self.layers[layer].output]
 
+    def unsigned(self) -> StaticPlan:
+        """The same values with 8-bit codes from 0 on: code and zero point 128 higher, every value as it was."""
+        return replace(self, values={name: _from_zero(value) for name, value in self.values.items()})
+
     @property
     def sha256(self) -> str:
         """Hash over names, scales and zero points."""
@@ -117,6 +121,13 @@ class StaticPlan:
             {name: LayerValues(**value) for name, value in data["layers"].items()},
             {name: tuple(values) for name, values in data["means"].items()},
         )
+
+
+def _from_zero(value: ValueParams) -> ValueParams:
+    if value.dtype != "int8":
+        return value
+    low = value.low
+    return replace(value, zero_point=value.zero_point - low, low=0, high=value.high - low)
 
 
 def bias_scales(input_scale: float, weight_scales: FloatArray) -> FloatArray:

@@ -103,8 +103,8 @@ def test_the_rewritten_program_rounds_and_nothing_else(net):
     placement = place(program, schemes)
     plan, notes = calibrate(program, placement, lambda: [(IMAGE,)], "", None, lambda what, share: None)
     assert notes == (
-        "calibration: observer minmax needs 199 samples and has 1: with fewer, more than 1% of new inputs lie outside the "
-        "range that was seen. Set samples: 199, of data that hold as many",
+        "calibration: observer minmax needs 199 samples and has 1: with fewer, more than 1% of new inputs lie outside "
+        "the range that was seen. Set samples: 199, of data that hold as many",
     )
     rewritten = with_integers(traced(net, IMAGE), schemes, plan)
     targets = [str(node.target) for node in rewritten.graph.nodes]

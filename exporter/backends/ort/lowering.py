@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +14,10 @@ from exporter.backends.ort import cache, capabilities, genai, passes, storage, w
 from exporter.backends.ort.names import LAST_TOKEN, LOGITS_RANGE
 from exporter.backends.ort.passes import naming
 from exporter.backends.ort.passes.integers import name_integers, settle_integers
-from exporter.backends.ort.tracing import trace_module, trace_text
+from exporter.backends.ort.tracing import trace_module, trace_text, with_codes
 from exporter.backends.ort.translation import OPSET, to_onnx
 from exporter.errors import LoweringError
-from exporter.models.skeleton import described_examples, static_plan
-from exporter.static.graph import with_integers
+from exporter.models.skeleton import described_examples
 
 if TYPE_CHECKING:
     from exporter.models.skeleton import Skeleton
@@ -37,14 +35,14 @@ def lower(skeleton: Skeleton, target: Target, folder: Path, progress: Progress) 
     traced = trace_text(skeleton, target.max_context) if is_text else trace_module(skeleton)
     progress("translating to ONNX", 0.4)
     schemes = {name: planned.scheme for name, planned in skeleton.layers.items()}
-    traced = replace(traced, program=with_integers(traced.program, schemes, static_plan(skeleton)))
+    traced = with_codes(traced, skeleton)
     model = to_onnx(traced)
     static = [name for name, scheme in schemes.items() if scheme.is_static]
     if static:
         name_integers(model, static)
     outcomes = passes.run(model, traced.context)
     if static:
-        outcomes["integers"] = settle_integers(model, target.abi).facts()
+        outcomes["integers"] = settle_integers(model).facts()
     if traced.context is not None:
         _give_default(model.graph, LOGITS_RANGE, LAST_TOKEN)
     external = naming.name_all(model, traced.dimensions)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +16,12 @@ from exporter.backends.ort.modules import layer_factory
 from exporter.backends.ort.passes import naming
 from exporter.backends.ort.passes.integers import name_integers, settle_integers
 from exporter.backends.ort.running import open_session
-from exporter.backends.ort.tracing import trace_program
+from exporter.backends.ort.tracing import trace_program, with_codes
 from exporter.backends.ort.translation import OPSET, to_onnx
 from exporter.errors import ArtifactError
 from exporter.models.masks import masking
-from exporter.models.skeleton import shortened, static_plan
+from exporter.models.skeleton import shortened
 from exporter.signatures import BATCH
-from exporter.static.graph import with_integers
 
 if TYPE_CHECKING:
     from exporter.models.skeleton import Skeleton
@@ -55,13 +53,13 @@ def lower_programs(
         with masking(longest, padded=True):
             traced = trace_program(net, program)
         progress(f"translating {program.name} to ONNX", (number + 0.5) / len(programs) * 0.8)
-        traced = replace(traced, program=with_integers(traced.program, schemes, static_plan(skeleton)))
+        traced = with_codes(traced, skeleton)
         model = to_onnx(traced)
         if static:
             name_integers(model, static)
         found = passes.run(model, None)
         if static:
-            found["integers"] = settle_integers(model, target.abi).facts()
+            found["integers"] = settle_integers(model).facts()
         prefix = "" if len(programs) == 1 else f"{program.name}: "
         outcomes |= {prefix + one: outcome for one, outcome in found.items()}
         external = naming.name_all(model, traced.dimensions)

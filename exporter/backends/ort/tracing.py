@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +13,8 @@ from exporter.backends.ort import attention
 from exporter.backends.ort.modules import layer_factory
 from exporter.backends.ort.names import EVERY_TOKEN, LOGITS_RANGE
 from exporter.errors import QexportError, TraceError
+from exporter.models.skeleton import static_plan
+from exporter.static.graph import with_integers
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -264,3 +266,14 @@ def head_size(config: Any) -> int:
 def _kv_heads(config: Any) -> int:
     """Heads of keys and values, from a transformers configuration."""
     return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+
+
+def with_codes(traced: Traced, skeleton: Skeleton) -> Traced:
+    """With integers between the static layers: 8-bit codes as uint8, 128 higher where the plan's are int8.
+
+    Off ARM, ONNX Runtime turns int8 activations into uint8 by itself (QDQS8ToU8Transformer), except a value with
+    several readers: both sides of every skip connection would stay float. Its kernels for ARM take either.
+    """
+    schemes = {name: planned.scheme for name, planned in skeleton.layers.items()}
+    plan = static_plan(skeleton)
+    return replace(traced, program=with_integers(traced.program, schemes, plan.unsigned() if plan else None))

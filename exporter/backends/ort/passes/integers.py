@@ -43,11 +43,9 @@ def name_integers(model: ir.Model, layers: Collection[str]) -> None:
                 _rename(model.graph, value, value.name.removesuffix(old) + new)
 
 
-def settle_integers(model: ir.Model, abi: str) -> Outcome:
+def settle_integers(model: ir.Model) -> Outcome:
     """In place, after the passes; `applied` counts the static layers that stand as ONNX Runtime's selectors want."""
     outcome = Outcome()
-    if abi.startswith("x86"):
-        _count_from_zero(model.graph)
     for node in list(model.graph):
         if node.op_type == "ReduceMean":
             _as_global_pool(node)
@@ -69,30 +67,6 @@ def settle_integers(model: ir.Model, abi: str) -> Outcome:
     _separate_zero_points(model)
     RemoveUnusedNodesPass()(model)
     return outcome
-
-
-def _count_from_zero(graph: ir.Graph) -> None:
-    """int8 codes and zero points of activations as uint8, all 128 higher: the same values.
-
-    ONNX Runtime's x86 kernels multiply uint8 by int8. It converts int8 while loading, but not a value with two
-    readers, whose layers then stay float. (qdq_s8_to_u8.cc; on arm64 kernels take int8, and it converts nothing.)
-    """
-    for node in graph:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or len(node.inputs) < 3:
-            continue
-        stored, zero = node.inputs[0], node.inputs[2]
-        tensor = None if zero is None else zero.const_value
-        if (
-            tensor is None
-            or tensor.dtype != ir.DataType.INT8
-            or (stored and stored.name in graph.initializers)
-        ):
-            continue
-        code = np.array(int(tensor.numpy().reshape(-1)[0]) + 128, np.uint8)
-        node.replace_input_with(2, constant(graph, f"zero_point_{code}", code))
-        held = node.outputs[0] if node.op_type == "QuantizeLinear" else stored
-        if held is not None:
-            held.type = ir.TensorType(ir.DataType.UINT8)
 
 
 def _separate_dequantized(graph: ir.Graph) -> None:
