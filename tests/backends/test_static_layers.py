@@ -53,7 +53,7 @@ def samples():
 STATIC = "  s8: {weights: int8, group: channel, activations: static-int8}\n"
 ALL = '  - {match: "**", scheme: s8}\n'
 MIXED = '  - {match: "mixer", scheme: p4}\n  - {match: "**", scheme: s8}\n'
-X86 = "[{backend: onnxruntime, abi: x86_64}]"
+ARM = "[{backend: onnxruntime, abi: arm64-v8a}]"
 
 
 @pytest.fixture
@@ -146,9 +146,9 @@ def test_a_weight_only_convolution_beside_static_ones(place, qexport):
     assert files[0]["mixer"].static is None and files[0]["head"].static is not None
 
 
-def test_codes_from_zero_on_for_x86(place, qexport):
+def test_codes_from_zero_on_so_that_the_host_runs_the_phones_file_in_integers(place, qexport):
     folder, name = place
-    done = qexport("--recipe", static_recipe(folder, name, targets=X86), "--out", folder / "out")
+    done = qexport("--recipe", static_recipe(folder, name, targets=ARM), "--out", folder / "out")
     assert done.code == 0, done.err
     place_ = folder / "out" / "onnxruntime"
     operators = optimised(place_ / "model.onnx", folder)

@@ -17,6 +17,7 @@ from exporter.recipe import (
     Preprocessing,
     Recipe,
     SpeechSet,
+    TaskGate,
     TextSet,
     parse_recipe,
 )
@@ -155,6 +156,14 @@ def test_preprocessing_that_is_none(folder: Path, entry: str, message: str) -> N
     assert refused(folder, text) == [f"DIR/r.yaml:{message}"]
 
 
+def test_task_gates(folder: Path) -> None:
+    text = "parity: {tasks: {max_accuracy_loss: 0.05, min_agreement: 0.95, max_word_error_rise: 0.01}}\n"
+    assert read(folder, MODEL + text).parity.tasks == TaskGate(0.05, 0.95, 0.01)
+    assert refused(folder, MODEL + "parity: {tasks: {min_agreement: 95}}\n") == [
+        "DIR/r.yaml:6:33: parity.tasks.min_agreement is number 95; expected a number from 0 to 1"
+    ]
+
+
 def test_data(folder: Path) -> None:
     text = (
         "parity: {data: {pictures: {folder: photos, samples: 5}, "
@@ -167,6 +176,13 @@ def test_data(folder: Path) -> None:
         SpeechSet(speech, speech / "transcripts.jsonl", seed=1),
         TextSet((DataSource(folder / "de.jsonl", "de"),)),
     )
+    several = MODEL + "parity: {data: {pictures: [{folder: photos}, {folder: photos, samples: 2}]}}\n"
+    assert read(folder, several).parity.data == ParityData(
+        (PictureSet(folder / "photos"), PictureSet(folder / "photos", samples=2))
+    )
+    assert refused(folder, MODEL + "parity: {data: {pictures: []}}\n") == [
+        "DIR/r.yaml:6:27: parity.data.pictures has 0 entries; expected at least 1"
+    ]
     assert refused(
         folder, MODEL + "parity: {data: {pictures: {folder: photos/a.png, labels: photos}}}\n"
     ) == [

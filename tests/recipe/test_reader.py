@@ -99,6 +99,8 @@ def test_a_good_recipe() -> None:
         ("{weights: int8}", "{weights: int8, symmetric: yes}", "r.yaml:6:34: schemes.w8.symmetric is text 'yes'; expected true or false"),
         ("{weights: int8}", "{weights: float, activations: dynamic-int8}", "r.yaml:6:7: schemes.w8: float weights take float activations"),
         ("{weights: int8}", "{weights: float, group: 32}", "r.yaml:6:7: schemes.w8: float weights have no group"),
+        ("{weights: int8}", "{weights: int8, observer: mse}", "r.yaml:6:7: schemes.w8: an observer measures ranges of static activations; these are float"),
+        ("{weights: int8}", "{weights: int8, method: gptq}", "r.yaml:6:7: schemes.w8: method gptq rounds by what calibration sees a layer take, which is built for static activations; these are float. Take method: mse, or activations: static-int8"),
         ("  w8: {", "  w8: {weights: int8}\n  float: {", "r.yaml:7:3: schemes: the name 'float' is taken by the format itself"),
         ("scheme: w4}", "scheme: w5}", "r.yaml:9:47: unknown scheme 'w5'; allowed: w4, w8, float"),
         ("scheme: w4}", "scheme: }", "r.yaml:9:47: rules[1].scheme is empty; allowed: w4, w8, float"),

@@ -52,18 +52,27 @@ def test_pictures_with_a_table(photos, tmp_path):
     assert few != picture_examples(PictureSet(photos, labels, samples=6, seed=1))
 
 
+def test_pictures_in_no_folder_have_no_label(photos):
+    assert [e.label for e in picture_examples(PictureSet(photos))] == [None] * 12
+    assert len(picture_examples(PictureSet(photos, samples=5))) == 5
+
+
 def test_pictures_in_folders_of_classes(photos):
-    loose = list_files("image", (DataSource(photos),)).files[0].path.name
+    (photos / "cat").mkdir()
+    for path in list(photos.glob("*.png"))[:4]:
+        path.rename(photos / "cat" / path.name)
+    loose = next(
+        f.path.name for f in list_files("image", (DataSource(photos),)).files if f.path.parent == photos
+    )
     assert refused(lambda: picture_examples(PictureSet(photos)), photos) == (
         f"DIR/{loose}: has no label; put it into a folder that is named as its class, or give parity.data.pictures.labels, "
         "a jsonl file with the fields file, label"
     )
-    for name in ("cat", "dog"):
-        (photos / name).mkdir()
+    (photos / "dog").mkdir()
     for path in list(photos.glob("*.png")):
-        path.rename(photos / ("cat" if int(path.stem) < 4 else "dog") / path.name)
+        path.rename(photos / "dog" / path.name)
     found = picture_examples(PictureSet(photos))
-    assert {(int(e.sample.path.stem) < 4, e.label) for e in found} == {(True, "cat"), (False, "dog")}
+    assert {(e.sample.path.parent.name, e.label) for e in found} == {("cat", "cat"), ("dog", "dog")}
 
 
 @pytest.mark.parametrize(

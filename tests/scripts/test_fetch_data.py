@@ -103,6 +103,20 @@ def test_pictures_in_a_task(tmp_path):
     assert [e.label for e in picture_examples(PictureSet(out, out / "labels.jsonl"))] == ["bad", "bad"]
 
 
+def test_pictures_without_labels(tmp_path):
+    files = {
+        "a/cats/1.png": b"large",
+        "a/dogs/1.png": b"large",
+        "a/dogs/2.png": b"tiny",
+        "a/cartoon/1.png": b"large",
+    }
+    listed = {"members": ["a/*"], "without": ["*/cartoon/*"], "package": "p"}
+    members = ((name, content) for name, content in files.items() if fetch_data.wanted(name, listed))
+    (tmp_path / "out").mkdir()
+    fetch_data.pictures(members, {"least_bytes": 5}, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["cats-1.png", "dogs-1.png"]
+
+
 def test_articles_and_sentiment(tmp_path):
     task = json.dumps(
         {"examples": [{"input": f"text {i}", "target_scores": SCORES} for i in range(4)]}
