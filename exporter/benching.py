@@ -17,7 +17,7 @@ from exporter.benchmarks.machine import processor, read_bandwidth
 from exporter.benchmarks.processes import WorkerProcess, WorkerSpec, started
 from exporter.benchmarks.results import BenchResult, BenchSettings, Decoding, Prefilling, RuntimeBench
 from exporter.errors import ArtifactError, PlanError
-from exporter.planning import Forecast, QuantPlan
+from exporter.plan import Forecast, QuantPlan
 from exporter.tasks import SPECS
 
 if TYPE_CHECKING:

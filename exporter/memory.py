@@ -21,7 +21,7 @@ from exporter.errors import QexportError
 from exporter.tasks import SPECS
 
 if TYPE_CHECKING:
-    from exporter.planning import QuantPlan
+    from exporter.plan import QuantPlan
 
 MB, GB = 1_000_000, 1_000_000_000
 _LOGITS = 128 * MB  # bytes of a block of logits, of which a comparison holds a few

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from exporter.parity import LayerError
-from exporter.planning import LayerPlan
+from exporter.plan import LayerPlan
 
 _CELL_WIDTH, _CELL_HEIGHT = 46, 15
 _ROW_LABEL, _HEADER = 40, 20

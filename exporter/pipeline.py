@@ -39,7 +39,8 @@ from exporter.models.python_module import ModuleSkeleton, PythonModule
 from exporter.models.sources import file_sha256
 from exporter.numerics import QuantizedTensor
 from exporter.parity import ParityReport
-from exporter.planning import QuantPlan, make_plan
+from exporter.plan import QuantPlan
+from exporter.planning import make_plan
 from exporter.progress import Stages
 from exporter.quantizing import QuantizedStore, quantize_layers
 from exporter.ranges import RANGES_FILE, border_notes, measure_ranges, read_ranges, static_layers

@@ -22,7 +22,7 @@ from exporter.parity.intervals import RESAMPLES
 from exporter.parity.shown import Shown, loss_of
 from exporter.parity.tasks import TaskReport
 from exporter.pictures import SizeBar, bits_class, bits_heat_map, error_chart, size_bars
-from exporter.planning import QuantPlan
+from exporter.plan import QuantPlan
 from exporter.samples.coverage import Coverage
 from exporter.tasks import Task
 

@@ -18,7 +18,7 @@ from exporter.artifacts import target_bytes
 from exporter.parity import ComparisonResult, ParityReport, Rung, failures
 from exporter.parity.shown import figure, loss_of, percent
 from exporter.parity.tasks import TaskReport
-from exporter.planning import QuantPlan
+from exporter.plan import QuantPlan
 
 _LOGIT_TITLES = ("positions", "max rel", "SQNR dB", "KL, nats", "same top", "ppl ratio")
 

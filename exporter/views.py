@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from exporter.planning import LayerPlan, QuantPlan, target_label
+from exporter.plan import LayerPlan, QuantPlan, target_label
 from exporter.recipe.folding import fold_names, listed
 
 

@@ -43,7 +43,7 @@ from exporter.benching import (
 from exporter.benchmarks.machine import processor, read_bandwidth
 from exporter.benchmarks.processes import WorkerSpec
 from exporter.errors import QexportError, SourceError
-from exporter.planning import QuantPlan
+from exporter.plan import QuantPlan
 from exporter.quiet import hush
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -37,7 +37,7 @@ from exporter.parity import ParityReport
 from exporter.parity.shown import loss_of
 from exporter.parity.tasks import Metric, TaskReport
 from exporter.pipeline import plan_recipe
-from exporter.planning import QuantPlan
+from exporter.plan import QuantPlan
 from exporter.quiet import hush
 from exporter.recipe import load_recipe
 

@@ -38,7 +38,7 @@ from exporter.numerics import QuantizedTensor
 from exporter.parity.shown import loss_of
 from exporter.parity.tasks import Metric
 from exporter.pipeline import plan_recipe
-from exporter.planning import QuantPlan
+from exporter.plan import QuantPlan
 from exporter.quiet import hush
 from exporter.ranges import calibration_samples
 from exporter.recipe import Recipe, load_recipe

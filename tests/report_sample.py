@@ -18,7 +18,7 @@ from exporter.parity import (
     Rung,
 )
 from exporter.parity.tasks import Disagreement, Metric, TaskComparison, TaskReport
-from exporter.planning import Forecast, LayerPlan, QuantPlan, RuleRef
+from exporter.plan import Forecast, LayerPlan, QuantPlan, RuleRef
 from exporter.samples.coverage import Coverage, CoverageRow
 from exporter.schemes import FLOAT, QuantScheme
 from exporter.targets import Target

@@ -20,7 +20,7 @@ from exporter.benching import (
 from exporter.benchmarks.figures import Memory, Spread
 from exporter.benchmarks.processes import WorkerSpec, started
 from exporter.errors import ArtifactError
-from exporter.planning import QuantPlan
+from exporter.plan import QuantPlan
 
 RUNTIMES = ("onnxruntime", "executorch")
 SETTINGS = BenchSettings(threads=1, repeats=2, past=(8, 200, 256, 4096), prefill=(8, 5000), steps=4, starts=1)

@@ -11,7 +11,7 @@ import pytest
 from tiny_jobs import BOTH, QEXPORT, RULES, ended, recipe_text, started, write_recipe
 
 from exporter import __version__
-from exporter.planning import QuantPlan
+from exporter.plan import QuantPlan
 from exporter.recipe import recipe_json_schema
 from exporter.tasks import TASKS
 

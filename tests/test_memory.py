@@ -9,7 +9,7 @@ import pytest
 from exporter import memory
 from exporter.layers import LayerInfo
 from exporter.memory import MemoryProblem, VerifyRoom, held_memory, peak_forecast, resident, room_for
-from exporter.planning import Forecast, LayerPlan, QuantPlan, RuleRef
+from exporter.plan import Forecast, LayerPlan, QuantPlan, RuleRef
 from exporter.schemes import QuantScheme
 from exporter.targets import Target
 

@@ -15,7 +15,7 @@ from tiny_jobs import contents, ended, started, write_recipe
 
 from exporter.artifacts import changed_files, read_manifest
 from exporter.pipeline import plan_recipe
-from exporter.planning import QuantPlan
+from exporter.plan import QuantPlan
 from exporter.recipe import load_recipe
 
 EXPECTED = {

@@ -17,7 +17,8 @@ from exporter.backends.executorch import capabilities as executorch
 from exporter.backends.ort import capabilities as onnxruntime
 from exporter.errors import PlanError, RecipeError
 from exporter.layers import CacheShape, LayerInfo, ModelLayers
-from exporter.planning import Capabilities, QuantPlan, make_plan
+from exporter.plan import QuantPlan
+from exporter.planning import Capabilities, make_plan
 from exporter.recipe import load_recipe, parse_recipe
 from exporter.schemes import FLOAT
 from exporter.views import print_plan

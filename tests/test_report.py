@@ -11,7 +11,7 @@ from report_sample import sample_coverage, sample_data, sample_plan, sample_task
 from exporter.parity import LayerError, ParityReport
 from exporter.parity.tasks import TaskReport
 from exporter.pictures import SizeBar, bits_heat_map, block_of, error_chart, size_bars
-from exporter.planning import QuantPlan
+from exporter.plan import QuantPlan
 from exporter.report import render_report, write_report
 
 VOID = {"meta", "br", "wbr", "link", "img", "input", "hr"}

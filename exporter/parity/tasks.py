@@ -112,60 +112,6 @@ class TaskReport:
         )
 
 
-@dataclass(frozen=True)
-class TaskLimits:
-    """The recipe's `parity.tasks`; None: that gate is not asked for."""
-
-    max_accuracy_loss: float | None = None  # share of examples, float less runtime
-    min_agreement: float | None = None  # share of examples
-    max_word_error_rise: float | None = None  # share of words, runtime less float
-
-    def missed(self, report: TaskReport | None) -> tuple[str, ...]:
-        """A sentence for each figure outside its limit, and for each limit that no figure is there for."""
-        found: list[str] = []
-        for key, names in _JUDGED.items():
-            limit = getattr(self, key)
-            if limit is None:
-                continue
-            figures = [
-                (comparison, metric)
-                for comparison in (report.comparisons if report else ())
-                for metric in comparison.metrics
-                if metric.name in names and metric.group is None
-            ]
-            if not figures:
-                found.append(
-                    f"parity.tasks.{key}: nothing was measured that it judges ({' or '.join(names)}); give parity.data "
-                    "with labels or transcripts, or take the limit out"
-                )
-            found += [text for c, metric in figures if (text := _missed(key, limit, c, metric))]
-        return tuple(found)
-
-
-_JUDGED = {
-    "max_accuracy_loss": ("top-1", "accuracy", "exact match"),
-    "min_agreement": ("agreement", "same text as float"),
-    "max_word_error_rise": ("word error rate",),
-}
-
-
-def _missed(key: str, limit: float, comparison: TaskComparison, metric: Metric) -> str | None:
-    """What a person reads of a figure outside its limit. A share may miss it by less than a float's rounding."""
-    where = f"{comparison.candidate}: {metric.name} on {comparison.data}"
-    if key == "min_agreement":
-        return (
-            None
-            if metric.candidate >= limit - 1e-9
-            else f"{where} is {metric.candidate:.4f} ({metric.detail}), parity.tasks.{key} is {limit:g}"
-        )
-    assert metric.reference is not None  # of all that are judged by their difference
-    worse = metric.reference - metric.candidate if key == "max_accuracy_loss" else metric.difference or 0.0
-    if worse <= limit + 1e-9:
-        return None
-    figures = f"{metric.candidate:.4f}, float {metric.reference:.4f} ({metric.detail})"
-    return f"{where} is {figures}, parity.tasks.{key} is {limit:g}"
-
-
 def classification(
     reference: FloatArray,
     candidate: FloatArray,

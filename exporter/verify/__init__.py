@@ -13,7 +13,7 @@ from exporter.models.loading import Model
 from exporter.models.pretrained import Pretrained, PretrainedSkeleton
 from exporter.models.python_module import ModuleSkeleton, PythonModule
 from exporter.parity import Limits
-from exporter.parity.tasks import TaskLimits
+from exporter.parity.task_limits import TaskLimits
 from exporter.recipe import Recipe
 from exporter.verify.encoders import verify_encoder
 from exporter.verify.material import material_for

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from exporter.parity.tasks import TaskComparison, TaskLimits, TaskReport, classification, transcription
+from exporter.parity.task_limits import TaskLimits
+from exporter.parity.tasks import TaskComparison, TaskReport, classification, transcription
 
 
 def report(metrics, task="image-classification", data="20 pictures of photos"):
