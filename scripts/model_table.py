@@ -5,6 +5,7 @@
     .venv/bin/python scripts/model_table.py --recipes minilm_int8 bert_tiny_int8
     .venv/bin/python scripts/model_table.py --no-speed                         sizes and quality only
 
+Speech has the time that a runtime takes to write down all clips of the recipe, beside how long they are.
 Each recipe is run as it is, and once more with every layer in float32, so that both can be measured in turn in the
 same runtime. Sizes of a variant that is not exported (all 8 bits, of a recipe that mixes) are the plan's forecast.
 scripts/fetch_models.py and scripts/fetch_data.py bring models and data.
@@ -16,6 +17,7 @@ import argparse
 import copy
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,10 +31,12 @@ from bench import SHORT_TEXT
 from peers.catalog import timed
 
 from exporter.artifacts import read_manifest, target_bytes
+from exporter.backends import get_backend
 from exporter.benching import Speeds, Subject, measure_speeds, subjects_of
 from exporter.benchmarks.machine import processor
 from exporter.benchmarks.results import BenchSettings
 from exporter.errors import QexportError
+from exporter.models.encoder_decoder import EncoderDecoder
 from exporter.parity import ParityReport
 from exporter.parity.shown import loss_of
 from exporter.parity.tasks import Metric, TaskReport
@@ -40,6 +44,9 @@ from exporter.pipeline import plan_recipe
 from exporter.plan import QuantPlan
 from exporter.quiet import hush
 from exporter.recipe import load_recipe
+from exporter.samples.audio import read_wav
+from exporter.samples.labelled import speech_examples
+from exporter.verify.decoding import greedy, rules_for
 
 ROOT = Path(__file__).resolve().parent.parent
 QEXPORT = (sys.executable, "-c", "from exporter.cli import main; main()")
@@ -125,6 +132,9 @@ def measured(name: str, out: Path, settings: BenchSettings | None) -> Row:
     speed = {}
     if settings is not None:
         speed = speeds(folder, exported(as_float, out / f"{name}-float"), settings)
+        if plan.task == "automatic-speech-recognition":
+            heard = real_time(folder, path)
+            speed = {runtime: f"{cell}, {heard[runtime]}" for runtime, cell in speed.items()}
     return Row(
         name,
         plan.task,
@@ -223,6 +233,28 @@ def speeds(folder: Path, as_float: Path, settings: BenchSettings) -> dict[str, s
         else:
             measured = measure_speeds(subjects, ranges, settings, lambda what, share: None)
             found[runtime] = compared(measured, subjects[0].generates)
+    return found
+
+
+def real_time(folder: Path, path: Path) -> dict[str, str]:
+    """How long each runtime takes over the recipe's clips, from sound to tokens, features included."""
+    recipe = load_recipe(path)
+    model, plan = plan_recipe(recipe)
+    assert isinstance(model, EncoderDecoder) and recipe.parity.data and recipe.parity.data.audio
+    examples = speech_examples(recipe.parity.data.audio)
+    sound = sum(read_wav(example.sample.path).seconds for example in examples)
+    found = {}
+    for target in plan.targets:
+        backend = get_backend(target.backend)
+        rules = rules_for(model.generation, target.max_context)
+        runner = backend.open_seq2seq(folder / backend.folder)
+        runner.encode(model.processor(examples[0].sample))  # the first call sets things up
+        started = time.perf_counter()
+        for example in examples:
+            runner.encode(model.processor(example.sample))
+            greedy(runner, rules)
+        taken = time.perf_counter() - started
+        found[backend.name] = f"{sound:.1f} s of sound in {taken:.1f} s ({sound / taken:.1f}× real time)"
     return found
 
 

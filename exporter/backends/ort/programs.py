@@ -57,7 +57,7 @@ def lower_programs(
         model = to_onnx(traced)
         if static:
             name_integers(model, static)
-        found = passes.run(model, None)
+        found = passes.run(model, None, many_tokens=True)
         if static:
             found["integers"] = settle_integers(model).facts()
         prefix = "" if len(programs) == 1 else f"{program.name}: "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from onnx import numpy_helper
 from exporter.backends.base import PackedLayer
 from exporter.backends.ort.names import members
 from exporter.backends.ort.packing import unpack_codes
+from exporter.backends.ort.passes.row_products import PRODUCT
 from exporter.backends.ort.static_reading import static_layers
 from exporter.backends.ort.storage import DATA, MODEL
 from exporter.errors import ArtifactError
@@ -55,6 +56,8 @@ def _layers(path: Path, data: mmap.mmap, counted: set[tuple[int, int]]) -> Itera
         raise ArtifactError(f"{path}: cannot be read ({problem})") from problem
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
+        if node.op_type == PRODUCT:
+            yield from _turned(node, initializers, data, path.parent)
         if node.op_type not in _PLACES or node.domain != "com.microsoft":
             continue
         parts: list[_Stored | None] = []
@@ -101,6 +104,29 @@ def _unpack(
             scales=canonical,
             zero_points=canonical_zeros,
             bytes=per_row * (own.stop - own.start),
+        )
+
+
+def _turned(
+    node: onnx.NodeProto, initializers: Mapping[str, onnx.TensorProto], data: mmap.mmap, folder: Path
+) -> Iterator[PackedLayer]:
+    """An integer product's (in, out) weight and scales -> the integers of its layers."""
+    weight, scales = (_stored(initializers[node.input[place]], data, folder) for place in (1, 3))
+    features, rows = weight.array.shape
+    values = np.ascontiguousarray(weight.array.T.astype(np.int8, copy=False))
+    for name, own in members(node, rows):
+        one = scales.array[own].astype(np.float32).reshape(-1, 1)
+        canonical, _, group = canonical_granularity(one, None, features)
+        count = own.stop - own.start
+        size = (weight.length + scales.length) // rows * count
+        yield PackedLayer(
+            name=name,
+            bits=8,
+            group=group,
+            values=values[own],
+            scales=canonical,
+            zero_points=None,
+            bytes=size,
         )
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from exporter.backends.base import ActivationMode
 from exporter.backends.ort.names import CACHE_TYPES, EVERY_TOKEN, LOGITS_RANGE, PAST, PRESENT, members
+from exporter.backends.ort.passes.row_products import PRODUCT
 from exporter.backends.ort.storage import MODEL
 from exporter.backends.ort.windows import slots_of
 from exporter.errors import ArtifactError
@@ -103,8 +104,9 @@ def open_session(
 ) -> onnxruntime.InferenceSession:
     """A session on one graph of the folder, its weights memory mapped.
 
-    `float` sets every MatMulNBits' accuracy_level to 0; `extra_outputs` are values of the graph to
-    return besides its own outputs. Both change a copy of the small proto in memory, never the folder.
+    `float` sets every MatMulNBits' accuracy_level to 0 and takes the rounding away before integer products;
+    `extra_outputs` are values of the graph to return besides its own outputs. Both change a copy of the small proto in
+    memory, never the folder.
     """
     path = folder / name
     if not path.is_file():
@@ -199,10 +201,35 @@ def _edited(path: Path, activations: ActivationMode, extra_outputs: Sequence[str
             for attribute in node.attribute:
                 if node.op_type == "MatMulNBits" and attribute.name == _ACCURACY:
                     attribute.i = 0
+        _take_float_rows(model.graph)
     for name in extra_outputs:
         model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     serialized: bytes = model.SerializeToString()
     return serialized
+
+
+def _take_float_rows(graph: onnx.GraphProto) -> None:
+    """What passes/row_products.py wrote, with the tokens as they are and dequantised weights."""
+    made = {name: node for node in graph.node for name in node.output}
+    readers = {name: node for node in graph.node for name in node.input}
+    for number, node in reversed(list(enumerate(graph.node))):
+        if node.op_type != PRODUCT:
+            continue
+        codes, weight, _, scales = node.input[:4]
+        scaling = readers[node.output[0]]
+        column = made[readers[scaling.output[0]].input[0]]
+        if column.op_type == "Concat":  # with the bias's ones
+            column = made[column.input[0]]
+        offset = made[column.input[0]]  # of the codes from zero, for each token: nothing here
+        one = offset.input[1]
+        offset.CopyFrom(onnx.helper.make_node("Sub", [one, one], list(offset.output)))
+        scaling.CopyFrom(onnx.helper.make_node("Identity", [node.output[0]], list(scaling.output)))
+        # as Cast and Mul: ONNX Runtime makes a rounding product of DequantizeLinear and MatMul
+        whole, wide = f"{node.name}.whole", f"{node.name}.dequantised"
+        graph.node.insert(number, onnx.helper.make_node("Mul", [whole, scales], [wide]))
+        graph.node.insert(number, onnx.helper.make_node("Cast", [weight], [whole], to=onnx.TensorProto.FLOAT))
+        rows = made[codes].input[0]
+        node.CopyFrom(onnx.helper.make_node("MatMul", [rows, wide], list(node.output), name=node.name))
 
 
 def _context(folder: Path) -> int:

@@ -17,15 +17,17 @@ from exporter.backends.ort.passes.outcome import Outcome
 from exporter.backends.ort.passes.packing import pack_attention_inputs, pack_siblings
 from exporter.backends.ort.passes.rotary import fuse_rotary
 from exporter.backends.ort.passes.round_trips import drop_round_trips
+from exporter.backends.ort.passes.row_products import round_rows
 from exporter.backends.ort.passes.simplification import merge_equal, simplify
 
 Pass = Callable[[ir.Model], Outcome]
 
 
-def run(model: ir.Model, context: int | None) -> dict[str, object]:
+def run(model: ir.Model, context: int | None, many_tokens: bool = False) -> dict[str, object]:
     """Run every pass in place; {"name": {"applied": n, "left": m, "why": […]}} for the manifest.
 
     `context`: rows of the rotary table, the longest context of a language model; None for another module.
+    `many_tokens`: the graph is given many at a time, as an encoder is and a decoder is not.
     """
     passes: dict[str, Pass] = {
         "simplification": simplify,
@@ -40,8 +42,10 @@ def run(model: ir.Model, context: int | None) -> dict[str, object]:
         "skip_layer_norm": fuse_skip_layer_norms,
         "packed_qkv": pack_attention_inputs,
         "packed_siblings": pack_siblings,
-        "merging": merge_equal,
     }
+    if many_tokens:
+        passes["row_products"] = round_rows
+    passes["merging"] = merge_equal
     return {name: _outcome(one, model).facts() for name, one in passes.items()}
 
 

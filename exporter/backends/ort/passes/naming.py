@@ -10,7 +10,7 @@ import onnx_ir.passes.common as common
 from exporter.backends.ort.names import LAYER_KEY, ROWS_KEY
 
 PREFIX = "net."  # of every parameter in a traced wrapper
-QUANTISED = ("MatMulNBits", "GatherBlockQuantized", "DequantizeLinear")
+QUANTISED = ("MatMulNBits", "GatherBlockQuantized", "DequantizeLinear", "MatMulIntegerToFloat")
 
 
 def name_all(model: ir.Model, dimensions: Mapping[str, tuple[str | int, ...]]) -> set[str]:
