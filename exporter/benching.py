@@ -233,7 +233,7 @@ def _jobs(ranges: Mapping[str, Ranges]) -> list[tuple[str, int]]:
 def _speed(subject: Subject, kind: str, size: int, steps: int, worker: WorkerProcess) -> float:
     """Tokens a second."""
     if kind == "prefill":
-        return size / worker.prefill(prompt_of(size, subject.vocabulary))
+        return size / worker.prefill(prompt_of(size, subject.vocabulary), steady=True)
     start = min(size, subject.spec.context - steps - 1)  # the last steps that the context holds
     return steps / worker.decode(prompt_of(start, subject.vocabulary), steps)
 

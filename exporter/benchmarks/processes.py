@@ -63,9 +63,9 @@ class WorkerProcess:
         self.loaded = Loaded(answer["seconds"], before, after.since(before), answer["version"])
         return self.loaded
 
-    def prefill(self, tokens: Sequence[int]) -> float:
-        """Seconds for a prompt on an empty cache, its next token chosen."""
-        return float(self._ask(do="prefill", tokens=list(tokens))["seconds"])
+    def prefill(self, tokens: Sequence[int], steady: bool = False) -> float:
+        """Seconds for a prompt on an empty cache, its next token chosen; `steady`: not the first one."""
+        return float(self._ask(do="prefill", tokens=list(tokens), steady=steady)["seconds"])
 
     def decode(self, tokens: Sequence[int], steps: int) -> float:
         """Seconds for that many steps behind the prompt."""
