@@ -48,6 +48,7 @@ from exporter.verify import verify_model
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOAT, OURS = "float", "qexport"
+TOLD = ("top-1", "agreement", "word error rate", "words unlike float", "recall@1", "same text as float")
 INPUTS = {Path(name).stem for name in (LOG_MEL, PICTURE)}  # graphs that make a model's inputs
 
 
@@ -222,11 +223,11 @@ def figures(runtime: str, place: Path, model: Model, recipe: Recipe) -> str:
         model, float_skeleton(model), place, replace(recipe, targets=targets), lambda what, share: None
     )
     shipped = found.parity.shipped(runtime)
-    parts = [
-        f"{each.title} {each.value}" for each in loss_of(model.task, shipped.result if shipped else None)[:2]
-    ]
+    parts = [f"{x.title} {x.value}" for x in loss_of(model.task, shipped.result if shipped else None)[:2]]
     for comparison in found.tasks.comparisons if found.tasks else ():
-        parts += [told(metric, comparison.data) for metric in comparison.metrics if metric.group is None][:2]
+        parts += [
+            told(metric) for metric in comparison.metrics if metric.group is None and metric.name in TOLD
+        ]
     return ", ".join(parts)
 
 
@@ -235,10 +236,10 @@ def float_skeleton(model: Model) -> Any:
     return model.skeleton({layer.name: FLOAT_SCHEME for layer in model.layers().layers}, no_integers)
 
 
-def told(metric: Metric, data: str) -> str:
-    """A figure with its float model's."""
+def told(metric: Metric) -> str:
+    """A figure with its float model's, and of how many."""
     reference = "" if metric.reference is None else f" (float {shown(metric, metric.reference)})"
-    return f"{metric.name} {shown(metric, metric.candidate)}{reference} on {data}"
+    return f"{metric.name} {shown(metric, metric.candidate)}{reference} of {metric.items}"
 
 
 def no_integers(name: str) -> QuantizedTensor:
