@@ -6,6 +6,7 @@ import seq2seq_checkpoints as checkpoints
 import torch
 
 from exporter.backends import get_backend
+from exporter.errors import LoweringError
 from exporter.models.encoder_decoder import EncoderDecoder
 from exporter.models.seq2seq_reference import TorchSeq2Seq
 from exporter.models.sources import ModelFiles
@@ -163,3 +164,26 @@ def test_speech_runs_in_onnxruntime_genai(tmp_path, tmp_path_factory):
         expected.append(int(row.argmax()))
         row = net.forward(expected[-1:])[-1]
     assert written == expected
+
+
+def test_attention_in_code_of_its_own_is_refused(models, tmp_path, monkeypatch):
+    """Without transformers' interface the decoder would get no causal mask."""
+    from transformers.models.bart import modeling_bart
+
+    class Own:
+        """Every layer attends by the model's own code."""
+
+        @staticmethod
+        def get_interface(name, default):
+            return modeling_bart.eager_attention_forward
+
+    model = models["absolute"]
+    monkeypatch.setattr(modeling_bart, "ALL_ATTENTION_FUNCTIONS", Own)
+    schemes = dict.fromkeys(model.layers().by_name(), FLOAT)
+    with pytest.raises(LoweringError) as caught:
+        lowered(model, "onnxruntime", schemes, tmp_path)
+    layers = model.sizes.layers
+    assert str(caught.value) == (
+        f"0 of {layers} layers of the decoder attend through transformers' attention interface; the others would not "
+        "get their causal mask. Take a model that transformers runs with attn_implementation sdpa"
+    )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import onnx_ir as ir
 import torch
 
 from exporter.errors import LoweringError
@@ -20,6 +21,7 @@ NAME = "qexport-onnxruntime-seq2seq"
 OPERATOR = "com.microsoft::MultiHeadAttention"
 # Added to the scores of padding: its exponential is 0 in float32, and two of them are still finite.
 MASKED = -1e30
+_PAST_KEY = 6  # input of the operator
 
 # What modelling code hands to every attention function and that changes nothing here.
 _WITHOUT_EFFECT = frozenset(
@@ -37,6 +39,21 @@ def register() -> str:
     AttentionInterface.register(NAME, multi_head_attention)
     AttentionMaskInterface.register(NAME, padding_bias)
     return NAME
+
+
+def check_decoder(model: ir.Model, layers: int) -> None:
+    """Every layer's self attention is the operator, which makes the causal mask.
+
+    Raises LoweringError for a decoder that computes attention in code of its own: it was given no mask, and each
+    token would see those behind it.
+    """
+    nodes = [node for node in model.graph if node.op_type == OPERATOR.rpartition("::")[2]]
+    causal = sum(len(node.inputs) > _PAST_KEY and node.inputs[_PAST_KEY] is not None for node in nodes)
+    if causal != layers:
+        raise LoweringError(
+            f"{causal} of {layers} layers of the decoder attend through transformers' attention interface; the others "
+            "would not get their causal mask. Take a model that transformers runs with attn_implementation sdpa"
+        )
 
 
 def padding_bias(

@@ -15,7 +15,7 @@ from exporter.backends.ort.passes import naming
 from exporter.backends.ort.tracing import trace_program
 from exporter.backends.ort.translation import OPSET, to_onnx
 from exporter.models.encoder_decoder import EncoderDecoderSkeleton
-from exporter.models.seq2seq import ENCODER, HIDDEN, kv_names
+from exporter.models.seq2seq import DECODER, ENCODER, HIDDEN, kv_names
 from exporter.models.skeleton import Program
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ def lower_seq2seq(
         traced = trace_program(net, program)
         progress(f"translating {program.name} to ONNX", (number + 0.5) / len(programs) * 0.8)
         model = to_onnx(traced)
+        if program.name == DECODER:
+            cross_attention.check_decoder(model, skeleton.model.sizes.layers)
         found = passes.run(model, None, many_tokens=program.name == ENCODER)
         outcomes |= {f"{program.name}: {one}": outcome for one, outcome in found.items()}
         external = naming.name_all(model, traced.dimensions)
