@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from exporter.errors import ArtifactError, PlanError, QexportError, TraceError, first_line
+from exporter.errors import ArtifactError, PlanError, QexportError
 from exporter.folders import cache_folder
 from exporter.models.loading import Model
 from exporter.models.python_module import PythonModule
@@ -120,20 +120,12 @@ def _placed(
     model: PythonModule, schemes: Mapping[str, QuantScheme]
 ) -> tuple[torch.export.ExportedProgram, Placement]:
     """The float program and what of it becomes integers."""
-    import torch
-
+    from exporter.models.exporting import export
     from exporter.static.graph import functional
     from exporter.static.placing import place
 
     module, inputs, shapes = model.built
-    try:
-        with torch.no_grad():
-            program = functional(torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False))
-    except Exception as problem:  # torch.export raises many types
-        raise TraceError(
-            f"torch.export refused the model: {first_line(problem)} (--debug shows where); its forward must not depend "
-            "on the values of its inputs"
-        ) from problem
+    program = functional(export(module, inputs, shapes=shapes))
     quantised = [name for name, scheme in schemes.items() if not scheme.is_float and not scheme.is_static]
     return program, place(program, static_layers(schemes), quantised)
 

@@ -5,6 +5,7 @@ import json
 import encoder_checkpoints
 import numpy as np
 import pytest
+import scipy.io.wavfile
 import seq2seq_checkpoints
 from tiny_jobs import write_recipe
 
@@ -34,6 +35,19 @@ def rules_for(layers):
     return "\n".join([*lines, '  - {match: "**", scheme: w8}'])
 
 
+def clips(folder):
+    """Half a second of noise at the model's sampling rate, and at another one."""
+    folder.mkdir()
+    rows = []
+    for number, rate in enumerate((16_000, 8_000)):
+        sound = np.random.default_rng(number).normal(0, 3000, rate // 2).astype(np.int16)
+        scipy.io.wavfile.write(folder / f"{number}.wav", rate, sound)
+        rows.append(
+            json.dumps({"file": f"{number}.wav", "text": "something was said", "language": "en"}) + "\n"
+        )
+    (folder / "said.jsonl").write_text("".join(rows))
+
+
 @pytest.fixture(scope="module", params=KINDS)
 def job(request, tmp_path_factory):
     """(task, recipe, folder) of a finished job, in this process."""
@@ -48,6 +62,9 @@ def job(request, tmp_path_factory):
     folder = writer.write(kind, place / "model") if (place / "model").mkdir() is None else None
     layers = open_model(str(folder), task, place).layers().layers
     gates = "{lowering: {max_rel: 0.001}}"
+    if task == "automatic-speech-recognition":
+        clips(place / "clips")
+        gates = gates[:-1] + ", data: {audio: {folder: clips, transcripts: clips/said.jsonl}}}"
     recipe = write_recipe(place, folder, task=task, rules=rules_for(layers), targets=TARGETS, parity=gates)
     recipe.write_text(
         recipe.read_text().replace("  w4: {weights: int4, group: 32, activations: dynamic-int8}\n", "")
@@ -86,6 +103,19 @@ def test_what_makes_its_inputs_lies_beside_the_files(job):
         for tensor, name in example["tensors"].items():
             assert np.load(folder / "golden" / name).shape[0] == 1, tensor
         assert example["tensors"] or example["text"]  # a text's tensors are small enough for JSON
+
+
+def test_a_clip_at_another_rate_is_resampled_judged_and_said(job):
+    task, _, folder = job
+    summary = read_manifest(folder)["summary"]
+    notes = [note for note in summary["notes"] if "resampled" in note]
+    if task != "automatic-speech-recognition":
+        assert not notes
+        return
+    (note,) = notes
+    assert note.endswith("1.wav of 8,000 Hz resampled to 16,000 Hz")
+    names = [[m["name"] for m in c["metrics"]] for c in summary["tasks"]["comparisons"]]
+    assert names == [["word error rate", "words unlike float"]] * 2
 
 
 def test_bench_measures_both_runtimes(job):

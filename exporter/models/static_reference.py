@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from exporter.errors import TraceError, first_line
 from exporter.models.activations import fake_quantize_activations
+from exporter.models.exporting import export
 from exporter.models.skeleton import PlannedLayer, Skeleton, static_plan
 from exporter.static.graph import with_integers
 from exporter.static.naming import operator_name
@@ -44,15 +44,7 @@ class StaticReference:
     def __init__(self, skeleton: Skeleton, rounds_dynamic: bool) -> None:
         """`rounds_dynamic`: whether layers with dynamic-int8 round their inputs. Raises TraceError."""
         module = skeleton.build(lambda planned: _Plain(planned, rounds_dynamic))
-        try:
-            with torch.no_grad():
-                program = torch.export.export(
-                    module, skeleton.example_inputs, dynamic_shapes=skeleton.dynamic_shapes, strict=False
-                )
-        except Exception as problem:  # torch.export raises many types
-            raise TraceError(
-                f"torch.export refused the model: {first_line(problem)} (--debug shows where)"
-            ) from problem
+        program = export(module, skeleton.example_inputs, shapes=skeleton.dynamic_shapes)
         schemes = {name: planned.scheme for name, planned in skeleton.layers.items()}
         plan = static_plan(skeleton)
         integers = with_integers(program, schemes, plan)

@@ -36,7 +36,8 @@ from exporter.backends.executorch.running import missing_kernels
 from exporter.backends.executorch.simplifying import simplify
 from exporter.backends.executorch.static import with_float_biases
 from exporter.backends.executorch.xnnpack import make_partitioner
-from exporter.errors import LoweringError, QexportError, TraceError
+from exporter.errors import LoweringError, QexportError
+from exporter.models.exporting import export
 from exporter.models.layer_list import cache_shapes
 from exporter.models.skeleton import Skeleton, described_examples, static_plan
 from exporter.static.graph import with_integers
@@ -176,7 +177,7 @@ def _trace(
     if skeleton.task == "module":
         module = skeleton.build(make_layer)
         progress("tracing", 0.1)
-        program = export(module, skeleton.example_inputs, skeleton.dynamic_shapes)
+        program = export(module, skeleton.example_inputs, shapes=skeleton.dynamic_shapes)
         schemes = {name: planned.scheme for name, planned in skeleton.layers.items()}
         return with_float_biases(with_integers(program, schemes, static_plan(skeleton))), table_names(module)
     model = skeleton.build(make_layer, attention=ATTENTION_NAME)
@@ -184,7 +185,7 @@ def _trace(
     tokens = torch.zeros(1, _TRACED_TOKENS, dtype=torch.long)
     length = torch.export.Dim("tokens", max=tokens_per_call(target))
     progress("tracing", 0.1)
-    program = export(wrapper, (tokens, torch.zeros(1, dtype=torch.long)), ({1: length}, None))
+    program = export(wrapper, (tokens, torch.zeros(1, dtype=torch.long)), shapes=({1: length}, None))
     simplify(program)
     ends = _end_tokens(skeleton)
     methods = metadata_methods(skeleton.config, ends, target) | table_names(model)
@@ -199,20 +200,6 @@ def table_names(model: torch.nn.Module) -> dict[str, Any]:
         if isinstance(module, PlannedEmbedding)
     ]
     return {TABLES_METHOD: " ".join(entries)} if entries else {}
-
-
-def export(module: torch.nn.Module, inputs: tuple[Any, ...], shapes: Any) -> torch.export.ExportedProgram:
-    """The traced module. Raises TraceError where torch.export refuses it."""
-    try:
-        return torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
-    except QexportError:
-        raise
-    except Exception as error:  # torch.export raises many types; all mean that the model cannot be traced
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TraceError(
-            f"torch.export refused the model: {reason} (--debug shows where); its forward must not depend on the "
-            "values of its inputs: take out the branch or loop that asks for them"
-        ) from error
 
 
 def metadata_methods(config: Any, ends: list[int], target: Target) -> dict[str, Any]:

@@ -20,13 +20,14 @@ from torch.export import Dim
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from exporter.backends.base import Progress, Target
-from exporter.backends.executorch.lowering import export, table_names
+from exporter.backends.executorch.lowering import table_names
 from exporter.backends.executorch.methods import lower_method, write_methods
 from exporter.backends.executorch.modules import layer_factory
 from exporter.backends.executorch.operators import planned_layers
 from exporter.backends.executorch.running import _load
 from exporter.backends.executorch.threads import one_thread_in_torch
 from exporter.errors import ArtifactError
+from exporter.models.exporting import export
 from exporter.models.masks import check_attention, masking, plain_attention, score_bias
 from exporter.models.skeleton import shortened
 from exporter.quiet import native_stderr_held
@@ -87,7 +88,7 @@ def _traced(net: torch.nn.Module, program: Program) -> torch.export.ExportedProg
     examples = tuple(tensor[:1].contiguous() for tensor in program.examples())
     longest = max([axis.maximum for name, axis in signature.axes.items() if name != BATCH], default=1)
     with masking(longest, padded=False):
-        return export(program.wrap(net).eval(), examples, (shapes,))
+        return export(program.wrap(net), examples, shapes=(shapes,))
 
 
 def attend(

@@ -10,12 +10,13 @@ import torch
 
 from exporter.backends.base import Progress, Target
 from exporter.backends.executorch.capabilities import tokens_per_call
-from exporter.backends.executorch.lowering import TOKENIZER_FILES, export, table_names
+from exporter.backends.executorch.lowering import TOKENIZER_FILES, table_names
 from exporter.backends.executorch.methods import lower_method, write_methods
 from exporter.backends.executorch.modules import layer_factory
 from exporter.backends.executorch.operators import planned_layers
 from exporter.backends.executorch.seq2seq import DECODER, ENCODER, Decoder, Encoder, register
 from exporter.models.encoder_decoder import EncoderDecoderSkeleton
+from exporter.models.exporting import export
 from exporter.models.seq2seq import MASK
 from exporter.signatures import BATCH
 
@@ -38,7 +39,7 @@ def lower_seq2seq(
         lowered = {}
         for number, (name, (module, inputs, shapes)) in enumerate(_methods(net, skeleton, target).items()):
             progress(f"tracing {name}", 0.1 + 0.35 * number)
-            program = export(module, inputs, shapes)
+            program = export(module, inputs, shapes=shapes)
             progress(f"lowering {name} to XNNPACK", 0.3 + 0.35 * number)
             lowered[name] = lower_method(program)
         facts = write_methods(lowered, constants, folder / file_name, progress)

@@ -12,7 +12,8 @@ import torch
 from exporter.backends.ort import attention
 from exporter.backends.ort.modules import layer_factory
 from exporter.backends.ort.names import EVERY_TOKEN, LOGITS_RANGE
-from exporter.errors import QexportError, TraceError
+from exporter.errors import TraceError
+from exporter.models.exporting import export
 from exporter.models.skeleton import static_plan
 from exporter.static.graph import with_integers
 
@@ -152,7 +153,7 @@ def trace_text(skeleton: Skeleton, max_context: int) -> Traced:
         "past_key_values": [(None, None)] * layers,
         "logits_range": None,
     }
-    program = _export(TextModel(net), (), inputs, shapes)
+    program = export(TextModel(net), (), inputs, shapes, deferred=True)
     pairs = [f"{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
     past_names = [f"past_key_values.{pair}" for pair in pairs]
     present_names = [f"present.{pair}" for pair in pairs]
@@ -177,7 +178,9 @@ def trace_module(skeleton: Skeleton) -> Traced:
     """Trace any other module; inputs are named as forward's parameters. Raises TraceError."""
     net = skeleton.build(layer_factory())
     parameters = list(inspect.signature(net.forward).parameters)
-    program = _export(_Named(net), tuple(skeleton.example_inputs), {}, _wrap_shapes(skeleton.dynamic_shapes))
+    program = export(
+        _Named(net), tuple(skeleton.example_inputs), shapes=_wrap_shapes(skeleton.dynamic_shapes)
+    )
     names = [
         parameters[i] if i < len(parameters) else f"input_{i}" for i in range(len(skeleton.example_inputs))
     ]
@@ -195,7 +198,9 @@ def trace_program(net: torch.nn.Module, program: Program) -> Traced:
         {place: dims[axis] for place, axis in enumerate(port.shape) if isinstance(axis, str)}
         for port in signature.inputs
     ]
-    exported = _export(module, program.examples(), {}, _as_parameters(module, shapes), program.name)
+    exported = export(
+        module, program.examples(), shapes=_as_parameters(module, shapes), what=program.name, deferred=True
+    )
     ports = (*signature.inputs, *signature.outputs)
     return Traced(
         exported,
@@ -231,30 +236,6 @@ def _wrap_shapes(shapes: Any) -> Any:
         return None
     values = tuple(shapes.values()) if isinstance(shapes, dict) else tuple(shapes)
     return (values,)
-
-
-def _export(
-    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any, what: str = "model"
-) -> ExportedProgram:
-    """torch.export with its many kinds of failure turned into one."""
-    try:
-        with torch.no_grad():
-            return torch.export.export(
-                module.eval(),
-                args,
-                kwargs,
-                dynamic_shapes=shapes,
-                strict=False,
-                prefer_deferred_runtime_asserts_over_guards=True,
-            )
-    except QexportError:
-        raise
-    except Exception as problem:  # torch.export raises whatever the model's own code raises
-        first = str(problem).strip().splitlines() or [type(problem).__name__]
-        raise TraceError(
-            f"torch.export refused the {what}: {first[0]} (--debug shows where); its forward must not"
-            " depend on the values of its inputs"
-        ) from problem
 
 
 def head_size(config: Any) -> int:
