@@ -107,8 +107,8 @@ def test_torch_export_refuses_it(place, qexport, runtime):
     assert line.startswith(f"error: model '{source}', {runtime}: torch.export refused the model: ")
     assert "data-dependent" in line
     assert line.endswith(
-        " (--debug shows where); its forward must not depend on the values of its inputs: take out the branch or loop that "
-        "asks for them"
+        " (--debug shows where); its forward must not depend on the values of its inputs: take out the branch or loop "
+        "that asks for them"
     )
     assert sorted(path for path in folder.iterdir() if path.name != "__pycache__") == [
         path for path in before if path.name != "__pycache__"
