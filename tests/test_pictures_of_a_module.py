@@ -82,6 +82,8 @@ def test_the_whole_job(place, qexport):
             ("9 pictures of more", ["agreement"]),
         )
     ]
+    held = "limits of parity.tasks (max_accuracy_loss 0.5, min_agreement 0.5): held"
+    assert summary["tasks"]["notes"] == [held]
     assert all(rung["result"]["positions"] == 15 for rung in summary["parity"]["rungs"])
     assert summary["pipeline"]["labels"] == ["ant", "bee", "cat", "dog"]
     assert (folder / "out" / "executorch" / "picture.onnx").stat().st_size > 0

@@ -15,6 +15,12 @@ class TaskLimits:
     min_agreement: float | None = None  # share of examples
     max_word_error_rise: float | None = None  # share of words, runtime less float
 
+    @property
+    def told(self) -> str:
+        """Those that are asked for: `max_accuracy_loss 0.05, min_agreement 0.95`; empty where none is."""
+        asked = ((key, getattr(self, key)) for key in _JUDGED)
+        return ", ".join(f"{key} {limit:g}" for key, limit in asked if limit is not None)
+
     def missed(self, report: TaskReport | None) -> tuple[str, ...]:
         """A sentence for each figure outside its limit, and for each limit that no figure is there for."""
         found: list[str] = []

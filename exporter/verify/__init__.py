@@ -38,8 +38,12 @@ def verify_model(
     gates = recipe.parity.tasks
     limits = TaskLimits(gates.max_accuracy_loss, gates.min_agreement, gates.max_word_error_rise)
     missed = limits.missed(verified.tasks)
-    parity = verified.parity
-    return replace(verified, parity=replace(parity, other_failures=(*parity.other_failures, *missed)))
+    parity, tasks = verified.parity, verified.tasks
+    if tasks is not None and limits.told:
+        outcome = "missed, see above" if missed else "held"
+        tasks = replace(tasks, notes=(*tasks.notes, f"limits of parity.tasks ({limits.told}): {outcome}"))
+    parity = replace(parity, other_failures=(*parity.other_failures, *missed))
+    return replace(verified, parity=parity, tasks=tasks)
 
 
 def _ladder(
