@@ -55,10 +55,10 @@ Recipe: [recipes/{name}.yaml](../../recipes/{name}.yaml). This page was written 
 """
 TASKS = """## What its user would notice
 
-Float against each runtime on {data}. In brackets the 95 % interval of the difference to float, or of the figure itself
-where it compares the two.
+Float against each runtime. In brackets the 95 % interval of the difference to float, or of the figure itself where it
+compares the two.
 
-{table}
+{tables}
 
 """
 
@@ -122,7 +122,7 @@ def render(name: str, plan: str, job: str) -> str:
         machine=processor(),
         plan=indented(plan),
         job=indented(job),
-        tasks=TASKS.format(data=tasks[0]["data"], table=task_table(tasks)) if tasks else "",
+        tasks=TASKS.format(tables="\n\n".join(task_tables(tasks))) if tasks else "",
         ladder=indented(console.export_text()),
         files=file_list(summary["targets"]),
     )
@@ -134,6 +134,12 @@ def prose(lines: list[str]) -> str:
         line for line in lines if not line.startswith(("yaml-language-server", "qexport --recipe", "python "))
     ]
     return "\n".join(kept).strip()
+
+
+def task_tables(tasks: list[dict[str, Any]]) -> list[str]:
+    """One for each set of examples."""
+    sets = dict.fromkeys(task["data"] for task in tasks)
+    return [f"On {data}:\n\n{task_table([t for t in tasks if t['data'] == data])}" for data in sets]
 
 
 def task_table(tasks: list[dict[str, Any]]) -> str:
