@@ -41,11 +41,10 @@ def run(model: ir.Model, context: int | None, many_tokens: bool = False) -> dict
         "skip_norm": fuse_skip_norms,
         "skip_layer_norm": fuse_skip_layer_norms,
         "packed_qkv": pack_attention_inputs,
-        "packed_siblings": pack_siblings,
     }
-    if many_tokens:
+    if many_tokens:  # before siblings are packed: with many tokens, the Split behind costs more than one product saves
         passes["row_products"] = round_rows
-    passes["merging"] = merge_equal
+    passes |= {"packed_siblings": pack_siblings, "merging": merge_equal}
     return {name: _outcome(one, model).facts() for name, one in passes.items()}
 
 
