@@ -194,14 +194,17 @@ def exported(recipe: Path, folder: Path) -> Path:
 
 
 def quality(summary: Mapping[str, Any], plan: QuantPlan) -> str:
-    """The task's first figure, float and both runtimes; where a task has none, what its logits lose."""
+    """The first figure of each set of examples, float and both runtimes; without any, what the logits lose."""
     tasks = summary.get("tasks")
     if tasks and TaskReport.from_json(tasks).comparisons:
         comparisons = TaskReport.from_json(tasks).comparisons
-        firsts = [comparison.metrics[0] for comparison in comparisons]
-        of_float = [shown(firsts[0], firsts[0].reference)] if firsts[0].reference is not None else []
-        values = [*of_float, " / ".join(shown(metric, metric.candidate) for metric in firsts)]
-        return f"{firsts[0].name} {' → '.join(values)} (n = {firsts[0].items})"
+        found = []
+        for data in dict.fromkeys(comparison.data for comparison in comparisons):
+            firsts = [comparison.metrics[0] for comparison in comparisons if comparison.data == data]
+            of_float = [shown(firsts[0], firsts[0].reference)] if firsts[0].reference is not None else []
+            values = [*of_float, " / ".join(shown(metric, metric.candidate) for metric in firsts)]
+            found.append(f"{firsts[0].name} {' → '.join(values)} (n = {firsts[0].items})")
+        return ", ".join(found)
     parity = ParityReport.from_json(summary["parity"])
     rungs = [parity.shipped(runtime) for runtime in summary["targets"]]
     losses = [loss_of(plan.task, rung.result if rung else None)[:2] for rung in rungs]
