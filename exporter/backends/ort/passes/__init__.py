@@ -42,9 +42,7 @@ def run(model: ir.Model, context: int | None, many_tokens: bool = False) -> dict
         "skip_layer_norm": fuse_skip_layer_norms,
         "packed_qkv": pack_attention_inputs,
     }
-    if (
-        many_tokens
-    ):  # before siblings are packed: with many tokens, the Split behind costs more than one product saves
+    if many_tokens:  # what it leaves is packed; its own products share the rounding of their input without
         passes["row_products"] = round_rows
     passes |= {"packed_siblings": pack_siblings, "merging": merge_equal}
     return {name: _outcome(one, model).facts() for name, one in passes.items()}

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+# Inputs of MatMulNBits behind the first (docs/ContribOperators.md in microsoft/onnxruntime).
+WEIGHT, SCALES, ZEROS, ORDER, BIAS = 1, 2, 3, 4, 5
+
 
 def producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
     """The node that made `value`, if it is of that kind."""
@@ -33,16 +36,23 @@ def insert_before(node: ir.Node, nodes: Sequence[ir.Node]) -> None:
     graph.insert_before(node, nodes)
 
 
+def input_at(node: ir.Node, place: int) -> ir.Value | None:
+    """An input that may be left out at the end."""
+    return node.inputs[place] if place < len(node.inputs) else None
+
+
+def initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+    """A tensor of the graph under a name that it does not have yet."""
+    shape, kind = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
+    value = ir.Value(name=name, shape=shape, type=kind, const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
 def constant(graph: ir.Graph, name: str, value: np.ndarray) -> ir.Value:
     """An initializer of that name, made once."""
     if name not in graph.initializers:
-        tensor = ir.tensor(value, name=name)
-        graph.initializers[name] = ir.Value(
-            name=name,
-            shape=ir.Shape(tensor.shape.numpy()),
-            type=ir.TensorType(tensor.dtype),
-            const_value=tensor,
-        )
+        initializer(graph, name, ir.tensor(value, name=name))
     return graph.initializers[name]
 
 

@@ -16,11 +16,23 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.backends.ort.names import LAYER_KEY, ROWS_KEY, SEPARATOR
-from exporter.backends.ort.passes.matching import attribute, constant, insert_before, only_reader, producer
+from exporter.backends.ort.passes.matching import (
+    BIAS,
+    ORDER,
+    SCALES,
+    WEIGHT,
+    ZEROS,
+    attribute,
+    constant,
+    initializer,
+    input_at,
+    insert_before,
+    only_reader,
+    producer,
+)
 from exporter.backends.ort.passes.outcome import Outcome
 
 _MATMUL = "MatMulNBits"
-_WEIGHT, _SCALES, _ZEROS, _ORDER, _BIAS = 1, 2, 3, 4, 5  # inputs of MatMulNBits
 _SAME = {"K": 0, "bits": 4, "block_size": 0, "accuracy_level": 0}
 
 
@@ -69,7 +81,7 @@ def pack_siblings(model: ir.Model) -> Outcome:
 def _form(node: ir.Node) -> tuple[object, ...]:
     """What two layers must have in common."""
     numbers = [attribute(node, name, default) for name, default in _SAME.items()]
-    return (*numbers, *(_at(node, place) is None for place in (_ZEROS, _ORDER)))
+    return (*numbers, *(input_at(node, place) is None for place in (ZEROS, ORDER)))
 
 
 def _unpackable(group: Sequence[ir.Node]) -> str | None:
@@ -106,19 +118,15 @@ def _different(nodes: Sequence[ir.Node], several_readers: bool = False) -> str |
             ours, other = attribute(first, name, default), attribute(node, name, default)
             if ours != other:
                 return f"projections that differ in {name} ({ours} and {other})"
-        if (_at(node, _ZEROS) is None) != (_at(first, _ZEROS) is None):
+        if (input_at(node, ZEROS) is None) != (input_at(first, ZEROS) is None):
             return "projections with and without zero points"
-        if _at(node, _ORDER) is not None:
+        if input_at(node, ORDER) is not None:
             return "projections whose input is reordered"
-        for place in (_WEIGHT, _SCALES, _ZEROS, _BIAS):
-            value = _at(node, place)
+        for place in (WEIGHT, SCALES, ZEROS, BIAS):
+            value = input_at(node, place)
             if value is not None and value.const_value is None:
                 return "projections whose weight is computed"
     return None
-
-
-def _at(node: ir.Node, place: int) -> ir.Value | None:
-    return node.inputs[place] if place < len(node.inputs) else None
 
 
 def _packed(graph: ir.Graph, nodes: Sequence[ir.Node]) -> ir.Node:
@@ -126,9 +134,9 @@ def _packed(graph: ir.Graph, nodes: Sequence[ir.Node]) -> ir.Node:
     name = SEPARATOR.join(node.metadata_props[LAYER_KEY] for node in nodes)
     rows = [attribute(node, "N", 0) for node in nodes]
     inputs: list[ir.Value | None] = [nodes[0].inputs[0]]
-    parts = {_WEIGHT: "data", _SCALES: "scales", _ZEROS: "zero_points", _ORDER: "", _BIAS: "bias"}
+    parts = {WEIGHT: "data", SCALES: "scales", ZEROS: "zero_points", ORDER: "", BIAS: "bias"}
     for place, part in parts.items():
-        values = [_at(node, place) for node in nodes]
+        values = [input_at(node, place) for node in nodes]
         inputs.append(_joined(graph, f"{name}.{part}", values, rows))
     while inputs[-1] is None:
         inputs.pop()
@@ -171,6 +179,4 @@ def _joined(
 
     shape = ir.Shape([sum(rows), *tail])
     lazy = ir.LazyTensor(join, dtype, shape, name=name)
-    joined = ir.Value(name=name, shape=shape, type=ir.TensorType(dtype), const_value=lazy)
-    graph.register_initializer(joined)
-    return joined
+    return initializer(graph, name, lazy)

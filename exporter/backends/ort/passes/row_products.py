@@ -17,13 +17,24 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.backends.ort.names import LAYER_KEY
-from exporter.backends.ort.passes.matching import attribute, constant, insert_before
+from exporter.backends.ort.packing import unpack_codes
+from exporter.backends.ort.passes.matching import (
+    BIAS,
+    ORDER,
+    SCALES,
+    WEIGHT,
+    ZEROS,
+    attribute,
+    constant,
+    initializer,
+    input_at,
+    insert_before,
+)
 from exporter.backends.ort.passes.naming import PREFIX
 from exporter.backends.ort.passes.outcome import Outcome
 
 PRODUCT = "MatMulIntegerToFloat"
 _CONTRIB = "com.microsoft"
-_DATA, _SCALES, _ZEROS, _ORDER, _BIAS = 1, 2, 3, 4, 5  # inputs of MatMulNBits
 _LEAST = 2.0**-100  # scale of a token that is all zeros
 _MIDDLE, _CODES = 128, 255
 
@@ -33,7 +44,7 @@ def round_rows(model: ir.Model) -> Outcome:
     outcome = Outcome()
     tables = {_place(node.inputs[0]) for node in model.graph if node.op_type == "GatherBlockQuantized"}
     for node in [node for node in model.graph if node.op_type == "MatMulNBits"]:
-        tied = _place(node.inputs[_DATA]) in tables - {None}
+        tied = _place(node.inputs[WEIGHT]) in tables - {None}
         why = "a table that a lookup reads too" if tied else _unfit(node)
         if why is None:
             _replace(model.graph, node)
@@ -45,17 +56,17 @@ def round_rows(model: ir.Model) -> Outcome:
 
 def _unfit(node: ir.Node) -> str | None:
     """Why a product stays as it is, or None."""
-    data, scales = node.inputs[_DATA], node.inputs[_SCALES]
-    if attribute(node, "bits", 4) != 8 or _at(node, _ZEROS) is not None:
+    data, scales = node.inputs[WEIGHT], node.inputs[SCALES]
+    if attribute(node, "bits", 4) != 8 or input_at(node, ZEROS) is not None:
         return "weights that are no symmetric int8"
     if attribute(node, "accuracy_level", 0) != 4:
         return "activations that stay float"
-    constants = [value for value in (data, scales, _at(node, _BIAS)) if value is not None]
+    constants = [value for value in (data, scales, input_at(node, BIAS)) if value is not None]
     if data is None or scales is None or any(value.const_value is None for value in constants):
         return "a weight or a bias that is computed"
     if len(data.uses()) > 1:
         return "a weight that another product reads too"
-    if _at(node, _ORDER) is not None or node.inputs[0] is None or node.inputs[0].shape is None:
+    if input_at(node, ORDER) is not None or node.inputs[0] is None or node.inputs[0].shape is None:
         return "an input of unknown shape"
     rows = _rows_of(scales, attribute(node, "N", 0))
     return None if (rows == rows[:, :1]).all() else "several scales for a row of the weight"
@@ -68,10 +79,6 @@ def _place(value: ir.Value | None) -> int | None:
         return None
     address: int = tensor.numpy().__array_interface__["data"][0]
     return address
-
-
-def _at(node: ir.Node, place: int) -> ir.Value | None:
-    return node.inputs[place] if place < len(node.inputs) else None
 
 
 def _rows_of(scales: ir.Value, rows: int) -> np.ndarray:
@@ -112,7 +119,7 @@ class _Rows:
     def weight(self, scales: np.ndarray) -> tuple[ir.Value, ir.Value]:
         """(in, out) int8 and (out,) scales."""
         turned = _transposed(self.graph, self.node, self.name, self.rows, self.features)
-        return turned, _initializer(self.graph, f"{PREFIX}{self.name}.scale", ir.tensor(scales))
+        return turned, initializer(self.graph, f"{PREFIX}{self.name}.scale", ir.tensor(scales))
 
     def rest(
         self, apart: ir.Value, weight: ir.Value, scales: np.ndarray, bias: ir.Value | None
@@ -133,11 +140,11 @@ class _Rows:
             return ir.tensor(np.stack(lines).astype(np.float32))
 
         lazy = ir.LazyTensor(summed, ir.DataType.FLOAT, ir.Shape([height, self.rows]), name=self.name)
-        return [column, _initializer(self.graph, f"{PREFIX}{self.name}.sums", lazy)]
+        return [column, initializer(self.graph, f"{PREFIX}{self.name}.sums", lazy)]
 
 
 def _replace(graph: ir.Graph, node: ir.Node) -> None:
-    x, scales, bias, old = node.inputs[0], node.inputs[_SCALES], _at(node, _BIAS), node.outputs[0]
+    x, scales, bias, old = node.inputs[0], node.inputs[SCALES], input_at(node, BIAS), node.outputs[0]
     assert x is not None and x.shape is not None and scales is not None
     rows = _Rows(graph, node)
     of_row = np.ascontiguousarray(_rows_of(scales, rows.rows)[:, 0])
@@ -165,21 +172,13 @@ def _replace(graph: ir.Graph, node: ir.Node) -> None:
 
 def _transposed(graph: ir.Graph, node: ir.Node, name: str, rows: int, features: int) -> ir.Value:
     """(in, out) int8, read when the file is written."""
-    data = node.inputs[_DATA]
+    data = node.inputs[WEIGHT]
     assert data is not None and data.const_value is not None
     packed = data.const_value
 
     def turned() -> ir.TensorProtocol:
-        codes = (packed.numpy().reshape(rows, features) ^ np.uint8(0x80)).view(np.int8)
+        codes = unpack_codes(packed.numpy().reshape(rows, features), 8, features)
         return ir.tensor(np.ascontiguousarray(codes.T))
 
     lazy = ir.LazyTensor(turned, ir.DataType.INT8, ir.Shape([features, rows]), name=name)
-    return _initializer(graph, f"{PREFIX}{name}.weight_transposed", lazy)
-
-
-def _initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-    value = ir.Value(
-        name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
-    graph.register_initializer(value)
-    return value
+    return initializer(graph, f"{PREFIX}{name}.weight_transposed", lazy)
