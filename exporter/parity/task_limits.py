@@ -2,52 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from exporter.parity.tasks import Metric, TaskComparison, TaskReport
-
-
-@dataclass(frozen=True)
-class TaskLimits:
-    """The recipe's `parity.tasks`; None: that gate is not asked for."""
-
-    max_accuracy_loss: float | None = None  # share of examples, float less runtime
-    min_agreement: float | None = None  # share of examples
-    max_word_error_rise: float | None = None  # share of words, runtime less float
-
-    @property
-    def told(self) -> str:
-        """Those that are asked for: `max_accuracy_loss 0.05, min_agreement 0.95`; empty where none is."""
-        asked = ((key, getattr(self, key)) for key in _JUDGED)
-        return ", ".join(f"{key} {limit:g}" for key, limit in asked if limit is not None)
-
-    def missed(self, report: TaskReport | None) -> tuple[str, ...]:
-        """A sentence for each figure outside its limit, and for each limit that no figure is there for."""
-        found: list[str] = []
-        for key, names in _JUDGED.items():
-            limit = getattr(self, key)
-            if limit is None:
-                continue
-            figures = [
-                (comparison, metric)
-                for comparison in (report.comparisons if report else ())
-                for metric in comparison.metrics
-                if metric.name in names and metric.group is None
-            ]
-            if not figures:
-                found.append(
-                    f"parity.tasks.{key}: nothing was measured that it judges ({' or '.join(names)}); give parity.data "
-                    "with labels or transcripts, or take the limit out"
-                )
-            found += [text for c, metric in figures if (text := _missed(key, limit, c, metric))]
-        return tuple(found)
-
+from exporter.recipe import TaskGate
 
 _JUDGED = {
     "max_accuracy_loss": ("top-1", "accuracy", "exact match"),
     "min_agreement": ("agreement", "same text as float"),
     "max_word_error_rise": ("word error rate",),
 }
+
+
+def told(gate: TaskGate) -> str:
+    """Those that are asked for: `max_accuracy_loss 0.05, min_agreement 0.95`; empty where none is."""
+    asked = ((key, getattr(gate, key)) for key in _JUDGED)
+    return ", ".join(f"{key} {limit:g}" for key, limit in asked if limit is not None)
+
+
+def missed(gate: TaskGate, report: TaskReport | None) -> tuple[str, ...]:
+    """A sentence for each figure outside its limit, and for each limit that no figure is there for."""
+    found: list[str] = []
+    for key, names in _JUDGED.items():
+        limit = getattr(gate, key)
+        if limit is None:
+            continue
+        figures = [
+            (comparison, metric)
+            for comparison in (report.comparisons if report else ())
+            for metric in comparison.metrics
+            if metric.name in names and metric.group is None
+        ]
+        if not figures:
+            found.append(
+                f"parity.tasks.{key}: nothing was measured that it judges ({' or '.join(names)}); give parity.data "
+                "with labels or transcripts, or take the limit out"
+            )
+        found += [text for c, metric in figures if (text := _missed(key, limit, c, metric))]
+    return tuple(found)
 
 
 def _missed(key: str, limit: float, comparison: TaskComparison, metric: Metric) -> str | None:

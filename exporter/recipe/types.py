@@ -157,9 +157,9 @@ class QuantisationGate:
 class TaskGate:
     """Limits on what a task's user would notice, over all examples of a set; None: reported, not judged."""
 
-    max_accuracy_loss: float | None = None
-    min_agreement: float | None = None
-    max_word_error_rise: float | None = None
+    max_accuracy_loss: float | None = None  # share of examples, float less runtime
+    min_agreement: float | None = None  # share of examples
+    max_word_error_rise: float | None = None  # share of words, runtime less float
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from exporter.parity.task_limits import TaskLimits
+from exporter.parity.task_limits import missed
 from exporter.parity.tasks import TaskComparison, TaskReport, classification, transcription
+from exporter.recipe import TaskGate
 
 
 def report(metrics, task="image-classification", data="20 pictures of photos"):
@@ -21,8 +22,8 @@ def right(count, of=20):
 @pytest.mark.parametrize(("ours", "held"), [(17, True), (16, False)])
 def test_a_limit_is_held_to_the_last_example(ours, held):
     found = report(classification(right(18), right(ours), np.zeros(20, np.int64)))
-    missed = TaskLimits(max_accuracy_loss=0.05).missed(found)
-    assert missed == (
+    sentences = missed(TaskGate(max_accuracy_loss=0.05), found)
+    assert sentences == (
         ()
         if held
         else (
@@ -34,15 +35,15 @@ def test_a_limit_is_held_to_the_last_example(ours, held):
 
 def test_agreement_and_words():
     found = report(classification(right(20), right(18)))
-    assert TaskLimits(min_agreement=0.9).missed(found) == ()
-    assert TaskLimits(min_agreement=0.95).missed(found) == (
+    assert missed(TaskGate(min_agreement=0.9), found) == ()
+    assert missed(TaskGate(min_agreement=0.95), found) == (
         "onnxruntime: agreement on 20 pictures of photos is 0.9000 (18 of 20), parity.tasks.min_agreement is 0.95",
     )
     speech = report(
         transcription(["a b c d"], ["a b x d"], ["a b c d"]), "automatic-speech-recognition", "1 clips"
     )
-    assert TaskLimits(max_word_error_rise=0.25).missed(speech) == ()
-    assert TaskLimits(max_word_error_rise=0.2).missed(speech) == (
+    assert missed(TaskGate(max_word_error_rise=0.25), speech) == ()
+    assert missed(TaskGate(max_word_error_rise=0.2), speech) == (
         "onnxruntime: word error rate on 1 clips is 0.2500, float 0.0000 (1 of 4 words, float 0), "
         "parity.tasks.max_word_error_rise is 0.2",
     )
@@ -50,8 +51,8 @@ def test_agreement_and_words():
 
 def test_a_limit_that_judges_nothing_is_missed():
     for nothing in (None, report(classification(right(20), right(20)))):
-        assert TaskLimits(max_word_error_rise=0).missed(nothing) == (
+        assert missed(TaskGate(max_word_error_rise=0), nothing) == (
             "parity.tasks.max_word_error_rise: nothing was measured that it judges (word error rate); give parity.data "
             "with labels or transcripts, or take the limit out",
         )
-    assert TaskLimits().missed(None) == ()
+    assert missed(TaskGate(), None) == ()
