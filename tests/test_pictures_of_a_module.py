@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_jobs import BOTH, write_recipe
+from tiny_jobs import BOTH, importable, write_recipe
 
 from exporter.artifacts import read_manifest
 
@@ -36,10 +36,7 @@ SETS = "[{folder: judged}, {folder: more}]"
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    name = f"pictures_{tmp_path.name}"
-    (tmp_path / f"{name}.py").write_text(NET)
+    name = importable(tmp_path, monkeypatch, NET)
     (tmp_path / "names.txt").write_text("ant\nbee\ncat\ndog\n")
     random = np.random.default_rng(0)
     for folder, count in (("seen", 12), ("judged/ant", 3), ("judged/dog", 3), ("more", 9)):

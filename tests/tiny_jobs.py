@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
 QEXPORT = Path(sys.executable).with_name("qexport")
@@ -26,6 +26,16 @@ RULES = """\
   - {match: "**.embed_tokens", scheme: w8}
   - {match: "**", scheme: w4}
 """
+
+
+def importable(folder: Path, monkeypatch: Any, code: str) -> str:
+    """Run in the folder, and import the code from there: the name of its module, one of its own, since Python keeps
+    what it imported."""
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    name = f"nets_{folder.name}"
+    (folder / f"{name}.py").write_text(code)
+    return name
 
 
 def recipe_text(

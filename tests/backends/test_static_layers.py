@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from tiny_jobs import BOTH, write_recipe
+from tiny_jobs import BOTH, importable, write_recipe
 
 from exporter.backends import get_backend
 from exporter.models.loading import open_model
@@ -58,10 +58,7 @@ ARM = "[{backend: onnxruntime, abi: arm64-v8a}]"
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    name = f"nets_{tmp_path.name}"
-    (tmp_path / f"{name}.py").write_text(NET)
+    name = importable(tmp_path, monkeypatch, NET)
     return tmp_path, name
 
 

@@ -5,7 +5,7 @@ import textwrap
 
 import numpy as np
 import pytest
-from tiny_jobs import BOTH, write_recipe
+from tiny_jobs import BOTH, importable, write_recipe
 
 from exporter.backends import get_backend
 from exporter.models.loading import open_model
@@ -51,11 +51,7 @@ RULES = '  - {match: "up", scheme: w4}\n  - {match: "down", scheme: w8}\n'
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A folder to run in, with a module of its own name: Python keeps what it imported."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    name = f"nets_{tmp_path.name}"
-    (tmp_path / f"{name}.py").write_text(NETS)
+    name = importable(tmp_path, monkeypatch, NETS)
     return tmp_path, name
 
 
