@@ -72,8 +72,7 @@ def bench_artifact(folder: Path, settings: BenchSettings, progress: Progress) ->
     bandwidth = read_bandwidth(settings.used_threads, max(3, settings.repeats), settings.bandwidth_bytes)
     speeds = measure_speeds(subjects, ranges, settings, progress)
     runtimes = tuple(
-        _runtime(f, plan, manifest, starts[f.target.backend], speeds[f.target.backend], bandwidth)
-        for f in forecasts
+        _runtime(f, plan, manifest, starts[f.target.key], speeds[f.target.key], bandwidth) for f in forecasts
     )
     return BenchResult(
         str(folder),
@@ -103,7 +102,7 @@ def subjects_of(
     subjects: list[Subject] = []
     ranges: dict[str, Ranges] = {}
     for forecast in forecasts:
-        name, context = forecast.target.backend, forecast.target.max_context
+        name, context = forecast.target.key, forecast.target.max_context
         if spec.family == "causal":
             worker = _spec(folder, name, settings.used_threads, context)
             sizes: Ranges = _within(name, context, settings, notes)
@@ -118,7 +117,7 @@ def subjects_of(
 def weight_bytes_per_token(plan: QuantPlan, forecast: Forecast) -> int:
     """Bytes of weights that a decode step reads, as the files store them: every linear layer whole, the
     table of a tied output layer too; of an embedding table one row, which is left out; norms and biases."""
-    backend = get_backend(forecast.target.backend)
+    backend = get_backend(forecast.target.key)
     layers = sum(
         backend.layer_bytes(replace(layer.info, tied_to=None), layer.scheme, forecast.target)
         for layer in plan.layers
@@ -253,7 +252,7 @@ def _plan_of(folder: Path, manifest: Mapping[str, Any]) -> QuantPlan:
 
 
 def _forecasts(folder: Path, plan: QuantPlan, wanted: Sequence[str]) -> list[Forecast]:
-    held = {forecast.target.backend: forecast for forecast in plan.forecasts}
+    held = {forecast.target.key: forecast for forecast in plan.forecasts}
     for name in wanted:
         if name not in NAMES:
             raise ArtifactError(f"runtime {name!r} is not known; there are: {', '.join(NAMES)}")
@@ -345,7 +344,7 @@ def _runtime(
     speeds: Speeds,
     bandwidth: Spread,
 ) -> RuntimeBench:
-    name, context = forecast.target.backend, forecast.target.max_context
+    name, context = forecast.target.key, forecast.target.max_context
     weights = weight_bytes_per_token(plan, forecast)
     decode = []
     for past, found in speeds.decode.items():

@@ -42,6 +42,7 @@ _BASE_QUANTISE = 350 * MB
 _BASE_LOWER = {"onnxruntime": 760 * MB, "executorch": 800 * MB}
 _BASE_VERIFY = 1030 * MB
 _LOWER_PER_BYTE = {"onnxruntime": 2.2, "executorch": 2.8}
+_BASE_NPU, _NPU_PER_BYTE = 1300 * MB, 12.0  # a vendor's compiler, in a process of its own
 _READ_BACK = 2.2  # bytes for each weight of each layer: its integer, and what unpacking leaves behind
 _BATCHES_HELD = 3  # of the widest activations
 _RUN_PER_BYTE = 1.6  # the mapped file, and its weights packed for the kernels
@@ -114,9 +115,9 @@ def peak_forecast(plan: QuantPlan, workers: int, share: float = 1.0) -> dict[str
     # a layer that is tied is read back under both of its names
     read_back = _READ_BACK * sum(layer.info.parameters for layer in plan.layers if not layer.scheme.is_float)
     for forecast in plan.forecasts:
-        name = forecast.target.backend
-        lowering = _LOWER_PER_BYTE[name] * forecast.total_bytes
-        found[f"lower to {name}"] = _BASE_LOWER[name] + words + int(max(lowering, read_back))
+        name = forecast.target.key
+        lowering = _LOWER_PER_BYTE.get(name, _NPU_PER_BYTE) * forecast.total_bytes
+        found[f"lower to {name}"] = _BASE_LOWER.get(name, _BASE_NPU) + words + int(max(lowering, read_back))
     found["verify"] = words + _verify_peak(plan, share, kept_float)
     return found
 

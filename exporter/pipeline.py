@@ -33,7 +33,7 @@ from exporter.folders import cache_folder
 from exporter.memory import Room, held_memory, release_to_system, room_for, spoken
 from exporter.models.causal_lm import CausalLM, CausalLMSkeleton
 from exporter.models.encoder_decoder import EncoderDecoderSkeleton
-from exporter.models.loading import Model, open_model
+from exporter.models.loading import Model, for_targets, open_model
 from exporter.models.pretrained import Pretrained, PretrainedSkeleton
 from exporter.models.python_module import ModuleSkeleton, PythonModule
 from exporter.models.sources import file_sha256
@@ -82,10 +82,13 @@ class Result:
 def plan_recipe(recipe: Recipe) -> tuple[Model, QuantPlan]:
     """The model, not loaded, and what will become of each layer."""
     chosen = recipe.model
-    model = open_model(chosen.source, chosen.task, recipe.path.parent, chosen.preprocessing)
-    backends = {target.backend: get_backend(target.backend) for target in recipe.targets}
+    model = for_targets(
+        open_model(chosen.source, chosen.task, recipe.path.parent, chosen.preprocessing), recipe.targets
+    )
+    backends = {target.key: get_backend(target.key) for target in recipe.targets}
     plan = make_plan(recipe, model.layers(), backends)
-    borders = border_notes(model, {layer.name: layer.scheme for layer in plan.layers})
+    schemes = {layer.name: layer.scheme for layer in plan.layers}
+    borders = border_notes(model, schemes, recipe.targets[0].dialect)
     return model, replace(plan, notes=plan.notes + borders)
 
 
@@ -158,7 +161,12 @@ def _export(
 ) -> dict[str, Any]:
     """Quantise, lower, verify and report into the draft folder."""
     from exporter.verify import verify_model  # imports torch, which a plan must not wait for
-    from exporter.verify.integers import bias_difference, first_difference, static_difference
+    from exporter.verify.integers import (
+        bias_difference,
+        first_difference,
+        static_difference,
+        write_integers,
+    )
 
     schemes = {layer.name: layer.scheme for layer in plan.layers}
     owners = {layer.name: layer.tied_to or layer.name for layer in plan.layers}
@@ -185,12 +193,14 @@ def _export(
             decided = [(layer, schemes[layer.name]) for layer in layers]
             known = (ranges.least, ranges.moments) if ranges else ()
             quantize_layers(model, decided, store, progress, room.workers, *known)
+        if recipe.targets[0].on_npu:
+            write_integers(draft, schemes, integers)
         skeleton = _skeleton(model, schemes, integers, recipe, ranges.plan if ranges else None)
         facts: dict[str, Mapping[str, object]] = {}
         pipeline: dict[str, Any] | None = None  # from a person's text or picture to the model and back
         first: Mapping[str, PackedLayer] | None = None  # what the first runtime's file holds
         for target in recipe.targets:
-            backend = get_backend(target.backend)
+            backend = get_backend(target.key)
             with stages.stage(f"lower to {backend.name}") as progress:
                 folder = draft / backend.folder
                 folder.mkdir()
@@ -200,8 +210,11 @@ def _export(
                 release_to_system()  # reading back takes as much again
                 progress("reading back", 1.0)
                 packed = backend.read_back(folder)
-                difference = first_difference(packed, schemes, integers)
-                if ranges:
+                hidden = getattr(backend, "unreadable", None)
+                difference = None if hidden else first_difference(packed, schemes, integers)
+                if hidden:
+                    stages.say(f"{backend.name}: integers are not read back: {hidden}")
+                elif ranges:
                     difference = difference or static_difference(packed, ranges.plan)
                     difference = difference or bias_difference(first or packed, packed)
                     first = first or packed
@@ -273,7 +286,7 @@ def _skeleton(
 ) -> CausalLMSkeleton | PretrainedSkeleton | EncoderDecoderSkeleton | ModuleSkeleton:
     """What is lowered; a language model comes with text to measure the ranges of a KV cache on."""
     if isinstance(model, PythonModule):
-        return model.skeleton(schemes, integers, ranges)
+        return model.skeleton(schemes, integers, ranges, recipe.targets[0].dialect)
     if not isinstance(model, CausalLM):
         return model.skeleton(schemes, integers)
     given = recipe.calibration
@@ -306,7 +319,7 @@ def _report_data(
     """Everything about the job as plain data: for the manifest, the report and the terminal."""
     targets = {}
     for forecast in plan.forecasts:
-        backend = get_backend(forecast.target.backend)
+        backend = get_backend(forecast.target.key)
         files = describe_files(draft / backend.folder)
         targets[backend.name] = {
             "folder": backend.folder,

@@ -174,7 +174,7 @@ class QuantPlan:
                 other_parameters=data["totals"]["other_parameters"],
                 forecasts=tuple(
                     Forecast(
-                        Target(**entry["target"]),
+                        Target(**{**entry["target"], "soc": tuple(entry["target"]["soc"])}),
                         entry["layer_bytes"],
                         entry["other_bytes"],
                         entry["fixed_bytes"],
@@ -225,5 +225,6 @@ def in_features(layer: LayerInfo) -> int:
 
 
 def target_label(target: Target) -> str:
-    """`onnxruntime/cpu`, `executorch/xnnpack`."""
-    return f"{target.backend}/{target.ep if target.backend == 'onnxruntime' else target.delegate}"
+    """`onnxruntime/cpu`, `executorch/qualcomm for SM8750`."""
+    chips = target.variant or ", ".join(target.soc)
+    return f"{target.backend}/{target.unit}" + (f" for {chips}" if chips else "")

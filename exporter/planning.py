@@ -57,7 +57,7 @@ def make_plan(recipe: Recipe, model: ModelLayers, backends: Mapping[str, Capabil
             RuleRef(rule.index, rule.place.line, rule.text, rule.because),
             schemes[layer.name],
             {
-                target.backend: backends[target.backend].layer_bytes(layer, schemes[layer.name], target)
+                target.key: backends[target.key].layer_bytes(layer, schemes[layer.name], target)
                 for target in recipe.targets
             },
             fallbacks.get(layer.name, ()),
@@ -67,10 +67,10 @@ def make_plan(recipe: Recipe, model: ModelLayers, backends: Mapping[str, Capabil
     forecasts = tuple(
         Forecast(
             target,
-            sum(layer.bytes[target.backend] for layer in layers),
+            sum(layer.bytes[target.key] for layer in layers),
             model.other_parameters * FLOAT_BYTES,
-            _fixed_bytes(backends[target.backend], model, target),
-            backends[target.backend].cache_bytes(target, model.cache),
+            _fixed_bytes(backends[target.key], model, target),
+            backends[target.key].cache_bytes(target, model.cache),
         )
         for target in recipe.targets
     )
@@ -175,7 +175,7 @@ class _Lint:
         """Target's index -> why it cannot run the layer."""
         fixed = None if scheme.is_float else layer.fixed
         found = {
-            index: fixed or self.backends[target.backend].unsupported(layer, scheme, target)
+            index: fixed or self.backends[target.key].unsupported(layer, scheme, target)
             for index, target in enumerate(self.recipe.targets)
         }
         return {index: reason for index, reason in found.items() if reason is not None}
@@ -202,7 +202,7 @@ class _Lint:
                 text = f"kv_cache {target.kv_cache}, but the model keeps no keys and values; leave it out"
                 self.problems.append((place, f"{label}: {text}"))
                 continue
-            reason = self.backends[target.backend].unsupported_cache(target, self.model.cache)
+            reason = self.backends[target.key].unsupported_cache(target, self.model.cache)
             if reason is not None:
                 self.problems.append((place, f"{label}: {reason}"))
 

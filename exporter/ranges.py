@@ -19,6 +19,7 @@ from exporter.numerics import FloatArray
 from exporter.recipe import Recipe
 from exporter.schemes import QuantScheme
 from exporter.static.params import StaticPlan, least_weight_scales
+from exporter.targets import Dialect
 
 if TYPE_CHECKING:
     import torch
@@ -52,20 +53,19 @@ def measure_ranges(
     from exporter.static.moments import second_moments
 
     source = _module(model)
-    program, placement = _placed(source, schemes)
-    hashes = source.identity()["weights_sha256"]
-    assert isinstance(hashes, dict)
+    program, placement = _placed(source, schemes, recipe.targets[0].dialect)
+    hashes = json.dumps(source.identity()["weights_sha256"], sort_keys=True)
     plan, notes = calibrate(
         program,
         placement,
         lambda: calibration_samples(source, recipe),
-        hashes["state_dict"],
+        hashes,
         cache_folder(),
         progress,
     )
     least = {}
     for name in plan.layers:
-        layer = source.built[0].get_submodule(name)
+        layer = source.submodule(name)
         bias = layer._parameters.get("bias")
         rows = layer.get_parameter("weight").shape[0]
         held = np.zeros(rows, np.float32) if bias is None else bias.detach().numpy()
@@ -84,11 +84,18 @@ def read_ranges(folder: Path) -> StaticPlan:
         raise ArtifactError(f"{path}: cannot be read ({problem}); run the recipe again") from problem
 
 
-def border_notes(model: Model, schemes: Mapping[str, QuantScheme]) -> tuple[str, ...]:
-    """Where values go from float to integers and back, what that moves, and which operators stay float between."""
+def border_notes(model: Model, schemes: Mapping[str, QuantScheme], dialect: Dialect) -> tuple[str, ...]:
+    """Where values go from float to integers and back, what that moves, and which operators stay float between.
+
+    On an NPU there are no such borders, and nothing is traced for a plan.
+    """
+    if dialect != "cpu":
+        return (
+            "every value has codes of its own, constants too; inputs and outputs are float at the border alone",
+        )
     if not static_layers(schemes):
         return ()
-    _, placement = _placed(_module(model), schemes)
+    _, placement = _placed(_module(model), schemes, dialect)
     notes = [_told(placement)]
     notes += [
         f"border: {border.value} becomes {border.into} ({border.elements:,} values) at {border.other_side}"
@@ -117,28 +124,33 @@ def _module(model: Model) -> PythonModule:
 
 
 def _placed(
-    model: PythonModule, schemes: Mapping[str, QuantScheme]
+    model: PythonModule, schemes: Mapping[str, QuantScheme], dialect: Dialect
 ) -> tuple[torch.export.ExportedProgram, Placement]:
     """The float program and what of it becomes integers."""
     from exporter.models.exporting import export
-    from exporter.static.graph import functional
-    from exporter.static.placing import place
+    from exporter.static.dialects import placed, prepared
 
     module, inputs, shapes = model.built
-    program = functional(export(module, inputs, shapes=shapes))
+    program = prepared(export(module, inputs, shapes=shapes), dialect)
     quantised = [name for name, scheme in schemes.items() if not scheme.is_float and not scheme.is_static]
-    return program, place(program, static_layers(schemes), quantised)
+    return program, placed(program, static_layers(schemes), dialect, quantised)
 
 
 def calibration_samples(model: PythonModule, recipe: Recipe) -> Iterator[Sample]:
     """The recipe's samples as the model's inputs, one at a time; without any, the example inputs."""
     given = recipe.calibration
     if given is None:
-        yield model.built[1]
+        yield from model.own_samples()
     elif given.python:
         from exporter.samples.python import python_samples
 
         yield from python_samples(given.python, given.samples)
+    elif given.text:
+        from exporter.samples.drawing import draw
+        from exporter.samples.text import read_text
+
+        for sample in draw(given, cache_folder()).samples:
+            yield model.of_text(read_text(sample))
     elif given.pictures:
         from exporter.samples.drawing import draw
         from exporter.samples.processing import picture_processor

@@ -59,7 +59,7 @@ def _layer_table(plan: QuantPlan, unfold: bool) -> Table:
             escape(_broken(f"{first.rule.text} ({first.rule.line})", 18)),
             _scheme(first),
             *(
-                f"{sum(layer.bytes[forecast.target.backend] for layer in row.layers):,}"
+                f"{sum(layer.bytes[forecast.target.key] for layer in row.layers):,}"
                 for forecast in plan.forecasts
             ),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from exporter.models.encoder_decoder import EncoderDecoder
 from exporter.models.pretrained import Pretrained
 from exporter.models.python_module import PythonModule
 from exporter.models.sources import PythonFunction, resolve
+from exporter.targets import Target
 from exporter.tasks import SPECS, TASKS, Task
 
 if TYPE_CHECKING:
@@ -44,3 +46,19 @@ def open_model(
     if family == "encoder-decoder":
         return EncoderDecoder(found, task, cache_folder())
     return Pretrained(found, task, cache_folder(), preprocessing)
+
+
+def for_targets(model: Model, targets: Sequence[Target]) -> Model:
+    """The model as its targets take it: an NPU takes one module of fixed shapes. Raises PlanError where it has none."""
+    if not targets[0].on_npu:
+        return model
+    from exporter.models.fixed import FixedModel
+
+    if isinstance(model, PythonModule):
+        return model
+    if isinstance(model, CausalLM | EncoderDecoder):
+        raise PlanError(
+            f"{targets[0].key}: task {model.task} keeps keys and values of past tokens, which no NPU program here "
+            "holds yet; take the CPU's targets, or give the part that the NPU shall run as `task: module`"
+        )
+    return FixedModel(model, min(targets[0].length, model.longest))

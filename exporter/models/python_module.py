@@ -7,7 +7,7 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from exporter.models.sources import PythonFunction
 from exporter.numerics import FloatArray, QuantizedTensor
 from exporter.schemes import QuantScheme
 from exporter.static.params import StaticPlan
+from exporter.targets import Dialect
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +34,8 @@ class PythonModule:
 
     task: Literal["module"] = "module"
     folding: Folding  # set with `built`
+    input_names: tuple[str, ...] | None = None  # None: as forward's parameters
+    holder = ""  # what stands before a layer's name in the built module
 
     def __init__(self, origin: PythonFunction) -> None:
         self.origin = origin
@@ -111,6 +114,21 @@ class PythonModule:
             )
         return found
 
+    def own_samples(self) -> Iterator[tuple[Any, ...]]:
+        """What ranges are measured on where the recipe names no samples."""
+        yield self.built[1]
+
+    def of_text(self, text: str) -> tuple[torch.Tensor, ...]:
+        """A text as the module's inputs."""
+        raise QexportError(
+            "calibration: a module takes tensors, and nothing says how they are made of text or sound; give "
+            "calibration: {python: module:function}"
+        )
+
+    def submodule(self, layer: str) -> torch.nn.Module:
+        """The module of one layer."""
+        return self.built[0].get_submodule(f"{self.holder}{layer}".removesuffix("."))
+
     def float_model(self) -> torch.nn.Module:
         """The reference."""
         return self.built[0]
@@ -120,9 +138,10 @@ class PythonModule:
         schemes: Mapping[str, QuantScheme],
         load: Callable[[str], QuantizedTensor],
         static: StaticPlan | None = None,
+        dialect: Dialect = "cpu",
     ) -> ModuleSkeleton:
         """What a backend lowers; `static` holds the ranges of static activations."""
-        return ModuleSkeleton(self, schemes, load, static)
+        return ModuleSkeleton(self, schemes, load, static, dialect)
 
     def _function(self) -> Callable[[], Any]:
         if os.getcwd() not in sys.path:  # as `python -m` does, so that the user's own file is found
@@ -164,15 +183,23 @@ class ModuleSkeleton:
         schemes: Mapping[str, QuantScheme],
         load: Callable[[str], QuantizedTensor],
         static: StaticPlan | None = None,
+        dialect: Dialect = "cpu",
     ) -> None:
-        self.static = static
+        self.static, self.dialect = static, dialect
         self._module, self.example_inputs, self.dynamic_shapes = model.built
+        self._holder = model.holder
+        self.input_names = model.input_names
         self.layers = planned_layers_of(
             model.layers().layers,
             schemes,
             load,
-            lambda name: getattr(self._module.get_submodule(name), "bias", None),
+            lambda name: getattr(model.submodule(name), "bias", None),
         )
+
+    @property
+    def forward(self) -> Callable[..., Any]:
+        """Of the module, for the names of its parameters."""
+        return self._module.forward
 
     def build(self, make_layer: LayerFactory, attention: str | None = None) -> torch.nn.Module:
         """See Skeleton.build. The copy is of the structure; tensors are shared, not copied."""
@@ -183,7 +210,7 @@ class ModuleSkeleton:
         shared = {id(tensor): tensor for tensor in [*self._module.parameters(), *self._module.buffers()]}
         module = copy.deepcopy(self._module, memo=dict(shared))
         for name, planned in self.layers.items():
-            original = module.get_submodule(name)
+            original = module.get_submodule(f"{self._holder}{name}".removesuffix("."))
             if planned.info.fixed:
                 raise PlanError(f"layer {name}: {planned.info.fixed}")
             if planned.scheme.is_static:

@@ -10,7 +10,7 @@ import torch
 from exporter.models.activations import fake_quantize_activations
 from exporter.models.exporting import export
 from exporter.models.skeleton import PlannedLayer, Skeleton, static_plan
-from exporter.static.graph import with_integers
+from exporter.static.dialects import with_integers
 from exporter.static.naming import operator_name
 
 Run = Callable[..., Any]
@@ -47,7 +47,7 @@ class StaticReference:
         program = export(module, skeleton.example_inputs, shapes=skeleton.dynamic_shapes)
         schemes = {name: planned.scheme for name, planned in skeleton.layers.items()}
         plan = static_plan(skeleton)
-        integers = with_integers(program, schemes, plan)
+        integers = with_integers(program, schemes, plan, skeleton.dialect)
         self._module = integers.module()
         self.output_step = _output_step(integers)
 
@@ -55,23 +55,31 @@ class StaticReference:
         """Run it."""
         return self._module(*inputs)
 
-    def disturbed(self, seed: int) -> Run:
-        """The same, every value off by a float32 rounding or so before it is rounded to a code."""
-        return _Disturbed(self._module, torch.Generator().manual_seed(_SEED + seed)).run
+    def disturbed(self, seed: int, half_steps: bool = False) -> Run:
+        """The same, every value off by a float32 rounding or so before it is rounded to a code.
+
+        `half_steps`: off by up to half a step instead, as arithmetic is that itself rounds to codes.
+        """
+        generator = torch.Generator().manual_seed(_SEED + seed)
+        return _Disturbed(self._module, generator, half_steps).run
 
 
 class _Disturbed(torch.fx.Interpreter):
-    """Multiplies what is about to become integers by 1 + noise."""
+    """Multiplies what is about to become integers by 1 + noise, or adds up to half a step."""
 
-    def __init__(self, module: Any, generator: torch.Generator) -> None:
+    def __init__(self, module: Any, generator: torch.Generator, half_steps: bool) -> None:
         super().__init__(module)
         self._generator = generator
+        self._half_steps = half_steps
 
     def run_node(self, n: torch.fx.Node) -> Any:
         """See torch.fx.Interpreter."""
         if n.op == "call_function" and operator_name(n) == "quantize_per_tensor":
             args, kwargs = self.fetch_args_kwargs_from_env(n)
             value = args[0]
+            if self._half_steps:
+                noise = (torch.rand(value.shape, generator=self._generator) - 0.5) * args[1]
+                return self.call_function(n.target, (value + noise, *args[1:]), kwargs)
             noise = torch.randn(value.shape, generator=self._generator)
             return self.call_function(n.target, (value * (1 + _DISTURBANCE * noise), *args[1:]), kwargs)
         return super().run_node(n)

@@ -31,6 +31,9 @@ class Limits:
     min_cosine: float | None = None  # parity.quantisation.min_cosine, mean over examples
     min_group_cosine: float | None = None  # parity.quantisation.min_language_cosine, of the worst language
     max_noise_distance: float | None = None  # 1 - mean cosine, measured: as max_noise_kl
+    min_noise_db: float | None = (
+        None  # SQNR, measured: as max_noise_kl, of a program whose every value is a code
+    )
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class Rung:
         reference's own arithmetic in another order, so it is held to a numerical bound. Everything else
         is held to what the user would notice: the distribution of the next token.
         """
+        if self.kind == "lowering" and self.limits.min_noise_db is not None:
+            return ("min_noise_db",)
         if self.kind == "lowering" and self.limits.max_noise_kl is not None:
             return ("max_noise_kl",)
         if self.kind == "lowering" and self.limits.max_noise_distance is not None:
@@ -181,6 +186,13 @@ def failures(rung: Rung) -> list[str]:
         what = "logits" if result.cosine_mean is None else "vectors"
         return [f"{rung.name}: the {what} cannot be judged. {result.invalid}. Do not ship these files"]
     found = _vector_failures(rung)
+    least = limits.min_noise_db
+    if "min_noise_db" in rung.gates and least is not None and not result.sqnr_db >= least:
+        found.append(
+            f"{rung.name}: the outputs' SQNR is {result.sqnr_db:.1f} dB, under the {least:.1f} dB that the measured "
+            f"noise floor allows. {rung.candidate} does not compute what {rung.reference} computes from the same "
+            "integers. Do not ship these files"
+        )
     if "max_rel" in rung.gates and limits.max_rel is not None and not result.max_rel <= limits.max_rel:
         found.append(
             f"{rung.name}: the largest relative error is {result.max_rel:.3g}, over the limit "

@@ -16,10 +16,8 @@ from exporter.recipe.document import (
     did_you_mean,
 )
 from exporter.recipe.fields import (
-    Boolean,
     Choice,
     Field,
-    Integer,
     JsonSchema,
     ListOf,
     Located,
@@ -27,13 +25,13 @@ from exporter.recipe.fields import (
     ModulePattern,
     Number,
     Record,
-    Tagged,
     Text,
     TextFile,
     refuse,
 )
 from exporter.recipe.patterns import Pattern
 from exporter.recipe.scheme_format import SCHEME, SchemeDraft
+from exporter.recipe.target_format import TARGET, fitting_targets
 from exporter.recipe.types import (
     ON_UNSUPPORTED,
     Calibration,
@@ -49,14 +47,12 @@ from exporter.recipe.types import (
     TaskGate,
 )
 from exporter.schemes import FLOAT
-from exporter.targets import DEFAULT_CONTEXT, KV_CACHE_TYPES, Target
+from exporter.targets import Target
 from exporter.tasks import TASKS, Task
 
 FORMAT = 1
-ABIS = ("arm64-v8a", "armeabi-v7a", "x86_64", "x86")
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _SCHEME_NAME = r"[A-Za-z][A-Za-z0-9_-]{0,31}"
-_WORD = r"[a-z0-9][a-z0-9_-]*"
 
 
 @dataclass(frozen=True)
@@ -179,16 +175,6 @@ def _model(
     return ModelSource(source[0], task, source[1], preprocessing, languages)
 
 
-def _each_backend_once(targets: list[tuple[Target, Place]], where: str, problems: Problems) -> None:
-    """A backend writes one folder, so two targets with one backend would overwrite each other."""
-    first: dict[str, int] = {}
-    for target, place in targets:
-        if target.backend in first:
-            text = f"backend '{target.backend}' again; it is first given in line {first[target.backend]}"
-            problems.append((place, f"{where}: {text}, and each backend writes one folder"))
-        first.setdefault(target.backend, place.line)
-
-
 def recipe_record(scheme_names: tuple[str, ...] | None) -> Record[RecipeDraft]:
     """The whole format. `scheme_names` are those of the recipe at hand; None for the JSON Schema."""
     scheme_name = "a name of at most 32 letters, digits, '_' and '-', a letter first"
@@ -215,7 +201,7 @@ def recipe_record(scheme_names: tuple[str, ...] | None) -> Record[RecipeDraft]:
             ),
             "calibration": Field(CALIBRATION, "samples that activations are observed on"),
             "targets": Field(
-                ListOf(Located(_TARGET), check=_each_backend_once), "runtimes to write for", required=True
+                ListOf(Located(TARGET), check=fitting_targets), "runtimes to write for", required=True
             ),
             "parity": Field(_PARITY, "limits that verify judges by; without one a figure is only reported"),
         },
@@ -262,49 +248,6 @@ _MODEL = Record(
             PREPROCESSING, "what becomes of a picture first, for a model without a preprocessor_config.json"
         ),
         "languages": Field(LANGUAGES, "languages that the model is used in"),
-    },
-)
-
-_COMMON_TARGET = {
-    "min_runtime": Field(
-        Text(r"[0-9]+\.[0-9]+(\.[0-9]+)?", 'a version such as "1.23"'),
-        "oldest runtime version that the phone may carry",
-    ),
-    "abi": Field(Choice(ABIS), "the phone's ABI", default="arm64-v8a"),
-    "max_context": Field(
-        Integer(8, 1 << 20),
-        "longest context, in tokens, that a language model is made for",
-        default=DEFAULT_CONTEXT,
-    ),
-    "kv_cache": Field(
-        Choice(KV_CACHE_TYPES), "how keys and values of past tokens are stored", default="float32"
-    ),
-}
-
-_TARGET = Tagged(
-    "backend",
-    {
-        "onnxruntime": Record(
-            lambda node, **values: Target(**values),
-            {
-                "backend": Field(Choice(("onnxruntime",)), "the runtime", required=True),
-                **_COMMON_TARGET,
-                "ep": Field(
-                    Text(_WORD, "an execution provider such as cpu"), "execution provider", default="cpu"
-                ),
-                "ort_format": Field(Boolean(), "also write model.ort", default=False),
-            },
-        ),
-        "executorch": Record(
-            lambda node, **values: Target(**values),
-            {
-                "backend": Field(Choice(("executorch",)), "the runtime", required=True),
-                **_COMMON_TARGET,
-                "delegate": Field(
-                    Text(_WORD, "a delegate such as xnnpack"), "what runs the operators", default="xnnpack"
-                ),
-            },
-        ),
     },
 )
 

@@ -15,18 +15,28 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
 from exporter.errors import QexportError, first_line
 from exporter.schemes import Observer
 from exporter.static.observers import OBSERVERS, ChannelMeans, Extent, Histogram, sample_warning
-from exporter.static.params import LayerValues, StaticPlan, params_for
+from exporter.static.params import (
+    LayerValues,
+    StaticPlan,
+    ValueParams,
+    params_for,
+    symmetric_params,
+    wide_params,
+)
 from exporter.static.placing import Placement
+from exporter.static.tidying import constant
 
 Sample = tuple[torch.Tensor, ...]
 Samples = Callable[[], Iterable[Sample]]
 Observing = Extent | Histogram | ChannelMeans
-_FORMAT = 1  # of the cache; raise where the same samples would give other ranges
+_REACH = 12.0  # e^-12 is 6e-6: less than half a step of 16-bit codes between 0 and 1
+_FORMAT = 2  # of the cache; raise where the same samples would give other ranges
 
 
 def calibrate(
@@ -63,7 +73,7 @@ def _measure(
     count: int,
     progress: Callable[[str, float], None],
 ) -> StaticPlan:
-    names = sorted(set(placement.integer.values()))
+    names = sorted(set(placement.integer.values()) - set(placement.constants))
     extents = {name: Extent() for name in names}
     means = {layer: ChannelMeans(1 if placement.convolves[layer] else -1) for layer in placement.layers}
     takers: dict[str, list[Observing]] = {name: [extent] for name, extent in extents.items()}
@@ -72,26 +82,46 @@ def _measure(
     counting = [name for name in names if placement.observers[name] != "minmax"]
     total = count * (2 if counting else 1)
     watch = _watched(placement)
-    module = program.module()
+    scores = placement.scores
+    module = program.module(check_guards=False)
     for number, sample in enumerate(samples(), start=1):
-        _run(module, sample, watch, takers, number)
+        _run(module, sample, watch, takers, number, scores)
         progress("ranges", number / total)
     histograms = {name: Histogram(extents[name]) for name in names}
     if counting:
         wanted = {node: name for node, name in watch.items() if name in counting}
         for number, sample in enumerate(samples(), start=1):
-            _run(module, sample, wanted, {name: [histograms[name]] for name in counting}, number)
+            _run(module, sample, wanted, {name: [histograms[name]] for name in counting}, number, scores)
             progress("histograms", (count + number) / total)
     ranges = {name: OBSERVERS[placement.observers[name]](histograms[name], placement.codes) for name in names}
+    for name, held in placement.constants.items():
+        value = constant(program, held)
+        ranges[name] = (float(value.min()), float(value.max()))
+    ranges.update(placement.fixed)
     for group in placement.alike:
         low = min(ranges[name][0] for name in group)
         high = max(ranges[name][1] for name in group)
         ranges.update(dict.fromkeys(group, (low, high)))
     return StaticPlan(
-        {name: params_for(*ranges[name], placement.codes) for name in names},
+        {name: _params(placement, name, *found) for name, found in sorted(ranges.items())},
         {layer: LayerValues(*pair) for layer, pair in placement.layers.items()},
         {layer: found.means for layer, found in means.items()},
     )
+
+
+def _params(placement: Placement, name: str, low: float, high: float) -> ValueParams:
+    if name in placement.wide:
+        return wide_params(low, high)
+    balanced = any(name in group for group in placement.alike if group & placement.balanced)
+    if placement.symmetric or balanced or name in placement.balanced:
+        return symmetric_params(low, high, placement.codes)
+    return params_for(low, high, placement.codes)
+
+
+def _cut(value: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scores of a softmax over the last axis without what is too low to count: its weight would be below
+    e^-_REACH of the largest of its row."""
+    return np.maximum(value, value.max(axis=-1, keepdims=True) - np.float32(_REACH))
 
 
 def _watched(placement: Placement) -> dict[str, str]:
@@ -122,14 +152,16 @@ def _run(
     watch: Mapping[str, str],
     found: Mapping[str, Sequence[Observing]],
     number: int,
+    scores: frozenset[str],
 ) -> None:
     def look(node: str, value: torch.Tensor) -> None:
         name = watch.get(node)
         if name is None:
             return
         try:
+            array = value.detach().numpy()
             for observer in found[name]:
-                observer.update(value.detach().numpy())
+                observer.update(_cut(array) if name in scores else array)
         except ValueError as problem:
             raise QexportError(
                 f"calibration: sample {number}, value {name}: {problem}; the range of a value must be finite. Take "
@@ -182,6 +214,12 @@ def _key(placement: Placement, identity: str, digest: str) -> str:
         sorted(placement.layers.items()),
         sorted(sorted(group) for group in placement.alike),
         placement.codes,
+        placement.symmetric,
+        sorted(placement.fixed.items()),
+        sorted(placement.scores),
+        sorted(placement.balanced),
+        sorted(placement.wide),
+        sorted(placement.constants.items()),
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 

@@ -7,20 +7,24 @@ rounding to those codes clamps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 import torch.ao.quantization.fx._decomposed
 from torch.export import ExportedProgram
 from torch.export.graph_signature import TensorArgument
 
 from exporter.errors import LoweringError
-from exporter.schemes import QuantScheme
-from exporter.static.naming import operator_name
+from exporter.static.naming import is_lookup, operator_name
 from exporter.static.params import StaticPlan, ValueParams
-from exporter.static.placing import Placement, clamp_bounds, place
+from exporter.static.placing import Placement, clamp_bounds
+from exporter.static.tidying import constant, constants_of, set_constant
 
-_TYPES = {"int8": torch.int8, "uint8": torch.uint8, "int16": torch.int16, "uint16": torch.uint16}
+_TYPES = {
+    "int8": torch.int8,
+    "uint8": torch.uint8,
+    "int16": torch.int16,
+    "uint16": torch.uint16,
+    "int32": torch.int32,
+}
 # Ends of a range are rounded once to float32, and their scale once more.
 _RELATIVE = 2.0**-21
 
@@ -55,8 +59,14 @@ def insert(program: ExportedProgram, placement: Placement, plan: StaticPlan) -> 
         params = _params(plan, name)
         after = last_input if node.op == "placeholder" else node
         readers = _readers(node, placement)
+        table = _table_params(node)
         with graph.inserting_after(after):
-            held = _quantize(graph, node, params)
+            held = _quantize(graph, node, table or params)
+        if table is not None:  # a row has its table's codes; from there on those of all values
+            with graph.inserting_after(held):
+                row = _dequantize(graph, held, node, table)
+            with graph.inserting_after(row):
+                held = _quantize(graph, row, params)
         shared: torch.fx.Node | None = None  # what is float takes one dequantised value
         for reader, entry in readers:
             if reader in placement.takers[node]:
@@ -71,6 +81,30 @@ def insert(program: ExportedProgram, placement: Placement, plan: StaticPlan) -> 
     _name_outputs(program)
     graph.eliminate_dead_code()
     graph.lint()
+    program.graph_module.recompile()
+
+
+def _table_params(node: torch.fx.Node) -> ValueParams | None:
+    """Scale and codes of the table that a row is taken out of, where the table has its own."""
+    table = node.args[0] if is_lookup(node) else None
+    if not isinstance(table, torch.fx.Node) or operator_name(table) != "dequantize_per_tensor":
+        return None
+    scale, zero_point, low, high = table.args[1:5]
+    return ValueParams(scale, zero_point, low, high)  # type: ignore[arg-type]  # numbers, as StaticTable gave them
+
+
+def fold_constants(program: ExportedProgram) -> None:
+    """In place: a constant that is quantised in the graph becomes its codes."""
+    names = constants_of(program)
+    for node in list(program.graph.nodes):
+        if node.op != "call_function" or operator_name(node) != "quantize_per_tensor":
+            continue
+        held = node.args[0]
+        if held.name in names:
+            codes = node.target(constant(program, names[held.name]), *node.args[1:])
+            set_constant(program, held, codes)
+            node.replace_all_uses_with(held)
+            program.graph.erase_node(node)
     program.graph_module.recompile()
 
 
@@ -133,22 +167,3 @@ def _name_outputs(program: ExportedProgram) -> None:
     for spec, node in zip(program.graph_signature.output_specs, output.args[0], strict=True):
         if isinstance(spec.arg, TensorArgument):
             spec.arg.name = node.name
-
-
-def with_integers(
-    program: ExportedProgram, schemes: Mapping[str, QuantScheme], plan: StaticPlan | None
-) -> ExportedProgram:
-    """The traced program of a model in which some layers are static, with integers between them.
-
-    `schemes`: of every quantised layer. Without a static one, the program as it is. Raises PlanError, LoweringError.
-    """
-    static = {name: scheme for name, scheme in schemes.items() if scheme.is_static}
-    if not static:
-        return program
-    if plan is None:
-        raise LoweringError(
-            f"layer {next(iter(static))}: is static and its ranges were not measured; calibrate first"
-        )
-    program = functional(program)
-    insert(program, place(program, static, [name for name in schemes if name not in static]), plan)
-    return program

@@ -46,6 +46,11 @@ def is_product(node: torch.fx.Node) -> bool:
     return node.op == "call_function" and operator_name(node) in _PRODUCTS
 
 
+def is_lookup(node: torch.fx.Node) -> bool:
+    """Whether the node takes rows out of a table."""
+    return node.op == "call_function" and operator_name(node) == "embedding"
+
+
 def value_names(
     program: ExportedProgram, static: Collection[str], others: Collection[str] = ()
 ) -> dict[torch.fx.Node, str]:
@@ -67,7 +72,7 @@ def value_names(
         key = f"{path}:{operator_name(node)}"
         number = counts.get(key, 0)
         counts[key] = number + 1
-        if path in static and is_product(node):
+        if path in static and (is_product(node) or is_lookup(node)):
             names[node] = f"{path}@{number}" if number else path
         elif path in others:
             names = {held: name for held, name in names.items() if name != path}

@@ -15,8 +15,9 @@ from exporter.numerics import FloatArray
 
 _SMALLEST_NORMAL = np.float32(2.0**-126)
 # A bias beyond it is no longer exact in float32, and a runtime that reads it as float32 would hold another integer.
-_LARGEST_BIAS = 2**23
-_BIAS_STEPS = 2**22  # what weight scales leave room for
+# With 16-bit activations, whose steps are finer, every runtime reads int32.
+_LARGEST_BIAS = {8: 2**23, 16: 2**31 - 1}
+_BIAS_STEPS = {8: 2**22, 16: 2**29}  # what weight scales leave room for
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,14 @@ class ValueParams:
     high: int
 
     @property
+    def bits(self) -> int:
+        """8, 16 or 32."""
+        return next(bits for bits in (8, 16, 32) if self.high - self.low < 1 << bits)
+
+    @property
     def dtype(self) -> str:
         """NumPy's name of the narrowest integer type that holds the codes."""
-        width = 8 if self.high - self.low < 256 else 16
-        return f"int{width}" if self.low < 0 else f"uint{width}"
+        return f"int{self.bits}" if self.low < 0 else f"uint{self.bits}"
 
     @property
     def smallest(self) -> float:
@@ -72,6 +77,23 @@ def params_for(smallest: float, largest: float, limits: tuple[int, int]) -> Valu
     return ValueParams(float(scale), zero_point, low, high)
 
 
+def symmetric_params(smallest: float, largest: float, limits: tuple[int, int]) -> ValueParams:
+    """As params_for, with code 0 for zero and as many codes below it as above (TOSA 1.0: int16 has no zero point)."""
+    high = limits[1]
+    scale = np.float32(max(abs(float(smallest)), abs(float(largest))) / high)
+    if not scale >= _SMALLEST_NORMAL:
+        scale = np.float32(1.0)
+    return ValueParams(float(scale), 0, -high, high)
+
+
+def wide_params(smallest: float, largest: float) -> ValueParams:
+    """int32 codes of a constant that is added to wide sums; half of them, so that no rounding overflows."""
+    scale = np.float32(max(abs(float(smallest)), abs(float(largest))) / 2**30)
+    if not scale >= _SMALLEST_NORMAL:
+        scale = np.float32(1.0)
+    return ValueParams(float(scale), 0, -(2**31), 2**31 - 1)
+
+
 @dataclass(frozen=True)
 class LayerValues:
     """Names of the values that a static layer takes and gives."""
@@ -96,9 +118,16 @@ class StaticPlan:
         """Parameters of what the layer gives."""
         return self.values[self.layers[layer].output]
 
-    def unsigned(self) -> StaticPlan:
-        """The same values with 8-bit codes from 0 on: code and zero point 128 higher, every value as it was."""
-        return replace(self, values={name: _from_zero(value) for name, value in self.values.items()})
+    def unsigned(self, wide: bool = False) -> StaticPlan:
+        """The same values with 8-bit codes from 0 on: code and zero point 128 higher, every value as it was.
+
+        `wide`: 16-bit ones too, 32,768 higher.
+        """
+        widths = (8, 16) if wide else (8,)
+        moved = {
+            name: _from_zero(value) if value.bits in widths else value for name, value in self.values.items()
+        }
+        return replace(self, values=moved)
 
     @property
     def sha256(self) -> str:
@@ -124,10 +153,10 @@ class StaticPlan:
 
 
 def _from_zero(value: ValueParams) -> ValueParams:
-    if value.dtype != "int8":
+    if value.low >= 0:
         return value
-    low = value.low
-    return replace(value, zero_point=value.zero_point - low, low=0, high=value.high - low)
+    low = -(1 << value.bits - 1)
+    return replace(value, zero_point=value.zero_point - low, low=value.low - low, high=value.high - low)
 
 
 def bias_scales(input_scale: float, weight_scales: FloatArray) -> FloatArray:
@@ -143,7 +172,7 @@ def least_weight_scales(bias: FloatArray, values: ValueParams, output: ValuePara
     of its sums that bias would not fit. A larger scale loses nothing, for such weights are below a step of the
     output. The second bound keeps the factor from sums to output codes within what kernels take (XNNPACK: 2^-32).
     """
-    step = np.maximum(np.abs(bias) / _BIAS_STEPS, output.scale * 2.0**-24)
+    step = np.maximum(np.abs(bias) / _BIAS_STEPS[values.bits], output.scale * 2.0**-24)
     found: FloatArray = (step / values.scale).astype(np.float32)
     return found
 
@@ -165,18 +194,20 @@ def bias_correction(weight: FloatArray, held: FloatArray, means: FloatArray, gro
 
 
 def quantize_bias(
-    bias: FloatArray, input_scale: float, weight_scales: FloatArray
+    bias: FloatArray, values: ValueParams, weight_scales: FloatArray
 ) -> tuple[NDArray[np.int32], FloatArray]:
-    """(out,) float32 bias -> integers in units of input scale times weight scale, and those units.
+    """(out,) float32 bias -> integers in units of the input's scale times weight scale, and those units.
 
-    Raises ValueError where an integer is too large to be exact in float32, as one runtime's file holds it.
+    Raises ValueError where an integer is too large: beside 8-bit `values` it must be exact in float32, as one
+    runtime's file holds it; beside 16-bit ones it must fit into int32.
     """
-    scales = bias_scales(input_scale, weight_scales)
+    scales = bias_scales(values.scale, weight_scales)
     codes = np.rint(bias.astype(np.float64) / scales)
-    if codes.size and np.abs(codes).max() > _LARGEST_BIAS:
+    largest = _LARGEST_BIAS[values.bits]
+    if codes.size and np.abs(codes).max() > largest:
         row = int(np.abs(codes).argmax())
         raise ValueError(
             f"bias[{row}] is {bias[row]:.6g}, {codes[row]:.0f} steps of its scale {scales[row]:.3g}; at most "
-            f"{_LARGEST_BIAS:,} are exact"
+            f"{largest:,} are exact"
         )
     return codes.astype(np.int32), scales

@@ -51,6 +51,16 @@ class Placement:
     convolves: dict[str, bool]  # whether the layer is a convolution, its channels the second axis
     codes: tuple[int, int]  # smallest and largest code, one kind for the whole model
     observers: dict[str, Observer]  # by value
+    symmetric: bool = False  # zero is code 0 of every value
+    fixed: Mapping[str, tuple[float, float]] = field(
+        default_factory=dict
+    )  # values whose range is known beforehand
+    balanced: frozenset[str] = frozenset()  # values whose zero is the middle code
+    wide: frozenset[str] = frozenset()  # constants with int32 codes
+    scores: frozenset[str] = frozenset()  # values that go into a softmax
+    constants: Mapping[str, str] = field(
+        default_factory=dict
+    )  # values that are constants -> name in the program
     borders: list[Border] = field(default_factory=list)
     left: list[str] = field(default_factory=list)  # why an operator between integers stays float
 

@@ -45,6 +45,24 @@ class StaticWeight(torch.nn.Module):
         return found
 
 
+class StaticTable(torch.nn.Module):
+    """int8 table of a lookup, one scale for all of it."""
+
+    def __init__(self, tensor: QuantizedTensor) -> None:
+        super().__init__()
+        self.low, self.high = tensor.scheme.limits
+        self.scale = float(tensor.scales.reshape(-1)[0])
+        self.values: torch.Tensor
+        self.register_buffer("values", _share(tensor.values))
+
+    def forward(self) -> torch.Tensor:
+        """(rows, features) float32."""
+        found: torch.Tensor = torch.ops.quantized_decomposed.dequantize_per_tensor(
+            self.values, self.scale, 0, self.low, self.high, torch.int8
+        )
+        return found
+
+
 class StaticBias(torch.nn.Module):
     """int32 bias in units of input scale times weight scale."""
 
@@ -70,6 +88,9 @@ def make_static(module: torch.nn.Module, name: str, tensor: QuantizedTensor, pla
 
     A layer without a bias gets one. Raises PlanError where the bias does not fit into the kernels' integers.
     """
+    if isinstance(module, torch.nn.Embedding):
+        _hold(module, {WEIGHT: StaticTable(tensor)})
+        return
     weight, bias = module.get_parameter("weight"), module._parameters.get("bias")
     exact = weight.detach().numpy()
     own = np.zeros(len(exact), np.float32) if bias is None else bias.detach().numpy()
@@ -80,19 +101,24 @@ def make_static(module: torch.nn.Module, name: str, tensor: QuantizedTensor, pla
         int(getattr(module, "groups", 1)),
     )
     try:
-        codes, scales = quantize_bias(own + correction, plan.input_of(name).scale, tensor.row_scales())
+        codes, scales = quantize_bias(own + correction, plan.input_of(name), tensor.row_scales())
     except ValueError as problem:
         raise PlanError(f"layer {name}: {problem}; set `scheme: float` for this layer") from problem
+    _hold(module, {WEIGHT: StaticWeight(tensor, tuple(weight.shape)), BIAS: StaticBias(codes, scales)})
+
+
+def _hold(module: torch.nn.Module, parts: dict[str, torch.nn.Module]) -> None:
+    """In place of its parameters: `weight` and `bias` are what the parts give."""
     original = type(module)
-    held = {WEIGHT: StaticWeight(tensor, tuple(weight.shape)), BIAS: StaticBias(codes, scales)}
+    names = {WEIGHT: "weight", BIAS: "bias"}
     body: dict[str, Any] = {
-        "weight": property(lambda self: self._modules[WEIGHT]()),
-        "bias": property(lambda self: self._modules[BIAS]()),
+        names[part]: property(lambda self, part=part: self._modules[part]()) for part in parts
     }
-    del module._parameters["weight"], module._parameters["bias"]
+    for part in parts:
+        del module._parameters[names[part]]
     module.__class__ = type(original.__name__, (original,), body)
-    for key, part in held.items():
-        module.add_module(key, part)
+    for key, made in parts.items():
+        module.add_module(key, made)
 
 
 def _share(array: NDArray[Any]) -> torch.Tensor:

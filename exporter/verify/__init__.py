@@ -18,6 +18,7 @@ from exporter.recipe import Recipe, TaskGate
 from exporter.verify.encoders import verify_encoder
 from exporter.verify.material import material_for
 from exporter.verify.modules import verify_module
+from exporter.verify.npu import verify_npu
 from exporter.verify.outcome import Verified
 from exporter.verify.seq2seq import verify_seq2seq
 from exporter.verify.text import verify_text
@@ -45,7 +46,8 @@ def verify_model(
     )
     if isinstance(model, PythonModule):
         assert isinstance(skeleton, ModuleSkeleton)
-        found = verify_module(model, skeleton, folder, recipe, limits, progress)
+        ladder = verify_module if skeleton.dialect == "cpu" else verify_npu
+        found = ladder(model, skeleton, folder, recipe, limits, progress)
     elif isinstance(model, EncoderDecoder):
         assert isinstance(skeleton, EncoderDecoderSkeleton)
         found = verify_seq2seq(model, skeleton, folder, recipe, limits, progress)

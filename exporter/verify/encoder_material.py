@@ -57,7 +57,7 @@ def encoder_material(model: Pretrained, recipe: Recipe) -> EncoderMaterial:
     the recipe has none, and a note that says so. Raises QexportError for data that do not fit."""
     if SPECS[model.task].medium == "image":
         return _pictures(model, recipe)
-    longest = min([model.longest, *(target.max_context for target in recipe.targets)])
+    longest = min([model.longest, *(t.length if t.on_npu else t.max_context for t in recipe.targets)])
     processor = text_processor(model.folder, longest)
     prompt = model.sentence.prompt if model.sentence else ""
     data = recipe.parity.data

@@ -155,7 +155,7 @@ def verify_encoder(
     shipped: dict[str, list[Output]] = {}
     golden: dict[str, list[dict[str, Any]]] = {}
     for index, target in enumerate(recipe.targets):
-        backend = get_backend(target.backend)
+        backend = get_backend(target.key)
         progress(backend.name, 0.6 + 0.4 * index / len(recipe.targets))
         place = folder / backend.folder
         rungs.append(_lowering(ladder, backend, place, (dequantized, rounded), floor))

@@ -15,6 +15,8 @@ from exporter.schemes import QuantScheme
 from exporter.static.params import StaticPlan
 from exporter.targets import Target
 
+INTEGERS = "integers.npz"
+
 
 def first_difference(
     packed: Mapping[str, PackedLayer],
@@ -84,7 +86,9 @@ def integers_of(
     Raises ArtifactError where they are not what the schemes say, GateFailed where two runtimes' files
     hold different ones.
     """
-    first, *others = [get_backend(target.backend) for target in targets]
+    if (folder / INTEGERS).is_file():
+        return _kept(folder, targets, schemes)
+    first, *others = [get_backend(target.key) for target in targets]
     packed = first.read_back(folder / first.folder)
 
     def load(name: str) -> QuantizedTensor:
@@ -105,6 +109,47 @@ def integers_of(
             raise GateFailed(
                 f"{folder / other.folder}: does not hold the integers of {folder / first.folder}. "
                 f"{difference}; export again with --force"
+            )
+    return load
+
+
+def write_integers(
+    folder: Path, schemes: Mapping[str, QuantScheme], load: Callable[[str], QuantizedTensor]
+) -> None:
+    """What compiled files were made of, where a vendor's format hides it: values and scales of every layer."""
+    arrays = {}
+    for name, scheme in schemes.items():
+        if not scheme.is_float:
+            tensor = load(name)
+            arrays[f"{name}:values"], arrays[f"{name}:scales"] = tensor.values, tensor.scales
+    np.savez(folder / INTEGERS, **arrays)
+
+
+def _kept(
+    folder: Path, targets: Sequence[Target], schemes: Mapping[str, QuantScheme]
+) -> Callable[[str], QuantizedTensor]:
+    """As integers_of, out of the file that write_integers wrote; compared with every file that can be read."""
+    arrays = np.load(folder / INTEGERS)
+
+    def load(name: str) -> QuantizedTensor:
+        values, scales = (arrays[f"{name}:{part}"] for part in ("values", "scales"))
+        return QuantizedTensor(values, scales, None, schemes[name])
+
+    missing = [
+        n for n, scheme in schemes.items() if not scheme.is_float and f"{n}:values" not in arrays.files
+    ]
+    if missing:
+        raise ArtifactError(
+            f"{folder / INTEGERS}: has no layer {missing[0]}; name the recipe that these files were made of"
+        )
+    for target in targets:
+        backend = get_backend(target.key)
+        packed = backend.read_back(folder / backend.folder)
+        difference = first_difference(packed, schemes, load) if packed else None
+        if difference:
+            raise GateFailed(
+                f"{folder / backend.folder}: does not hold the integers of {folder / INTEGERS}. {difference}; export "
+                "again with --force"
             )
     return load
 

@@ -75,7 +75,7 @@ def verify_module(
         rungs.append(_rung(name, (FLOAT_MODEL, ROUNDED), "quantisation", acts, (exact, found), limits))
     shipped: dict[str, list[Arrays]] = {}
     for index, target in enumerate(recipe.targets):
-        backend = get_backend(target.backend)
+        backend = get_backend(target.key)
         progress(backend.name, (index + 0.5) / len(recipe.targets))
         found = _runtime(backend.open_module(folder / backend.folder), cases)
         shipped[backend.name] = lowered = found

@@ -99,7 +99,7 @@ def verify_seq2seq(
         floor = Limits(max_noise_kl=max(_FLOOR_FACTOR * rung.result.kl_mean, _LEAST_NOISE))
     answers = {FLOAT_MODEL: forced}
     for index, target in enumerate(recipe.targets):
-        backend = get_backend(target.backend)
+        backend = get_backend(target.key)
         progress(backend.name, 0.5 + 0.5 * index / len(recipe.targets))
         place = folder / backend.folder
         rungs.append(_lowering(backend, place, cases, rules, forced, (dequantized, rounded), limits, floor))

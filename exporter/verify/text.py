@@ -84,7 +84,7 @@ def verify_text(
     release_to_system()  # what the stages before have let go of
     ladder.reference()
     for target in targets:
-        backend = get_backend(target.backend)
+        backend = get_backend(target.key)
         ladder.runtime(backend, target, folder / backend.folder)
     return Verified(ladder.report(), {"prompts": ladder.golden}, material.notes)
 
@@ -126,7 +126,7 @@ class _Ladder:
         self.few = range(min(LOWERING_WINDOWS, len(self.windows)))
         self.rounds = any(layer.scheme.activations == "dynamic-int8" for layer in skeleton.layers.values())
         self.caches: dict[str, CacheRounding] = dict(CACHE_ROUNDING)
-        self.cache_of = {target.backend: self._cache(target, folder) for target in targets}
+        self.cache_of = {target.key: self._cache(target, folder) for target in targets}
         self.variants = self._variants(targets)
         own = [layer.parameters for layer in model.layers().layers if layer.tied_to is None]
         self.parameters = sum(own) + model.layers().other_parameters
@@ -175,7 +175,7 @@ class _Ladder:
 
     def runtime(self, backend: Backend, target: Target, folder: Path) -> None:
         """One runtime: with float activations where it can leave them so, and as it ships."""
-        cache = self.cache_of[target.backend]
+        cache = self.cache_of[target.key]
         shipped = Variant(self.rounds, cache)
         acts: RungActivations = "quantised" if self.rounds else "float"
         if self.rounds and backend.float_activations:
@@ -243,7 +243,7 @@ class _Ladder:
 
     def _cache(self, target: Target, folder: Path) -> str:
         """The key in `caches` of what this target's KV cache does. Fixed scales are read from the written file."""
-        backend = get_backend(target.backend)
+        backend = get_backend(target.key)
         scales = backend.cache_scales(folder / backend.folder)
         if not scales:
             return target.kv_cache
@@ -260,10 +260,10 @@ class _Ladder:
         if not targets and self.rounds:
             wanted[Variant(rounds=True)] = None
         for target in targets:
-            rounds = self.rounds and not get_backend(target.backend).float_activations
+            rounds = self.rounds and not get_backend(target.key).float_activations
             if target.kv_cache != "float32":
                 wanted[Variant(rounds)] = None  # what the cache costs is told against the same without it
-            wanted[Variant(rounds, self.cache_of[target.backend])] = None
+            wanted[Variant(rounds, self.cache_of[target.key])] = None
         wanted.pop(Variant(), None)
         return [v for one in wanted for v in (one, replace(one, disturbed=True))]
 

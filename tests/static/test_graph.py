@@ -8,7 +8,8 @@ import torch
 from exporter.errors import PlanError, QexportError
 from exporter.schemes import QuantScheme
 from exporter.static.calibrating import calibrate
-from exporter.static.graph import functional, with_integers
+from exporter.static.dialects import with_integers
+from exporter.static.graph import functional
 from exporter.static.naming import value_names
 from exporter.static.placing import place
 

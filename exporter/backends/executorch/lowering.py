@@ -40,7 +40,7 @@ from exporter.errors import LoweringError, QexportError
 from exporter.models.exporting import export
 from exporter.models.layer_list import cache_shapes
 from exporter.models.skeleton import Skeleton, described_examples, static_plan
-from exporter.static.graph import with_integers
+from exporter.static.dialects import with_integers
 
 TOKENIZER_FILES = (
     "tokenizer.json",

@@ -18,7 +18,7 @@ Load = Callable[[str], NDArray[np.generic]]  # an initializer by its name
 
 def static_layers(model: onnx.ModelProto, load: Load, where: str) -> Iterator[PackedLayer]:
     """Every static layer of one graph. Raises ArtifactError where a layer's integers reach it by another way."""
-    initializers = {tensor.name for tensor in model.graph.initializer}
+    initializers = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     makers = {output: node for node in model.graph.node for output in node.output}
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
@@ -40,13 +40,15 @@ def static_layers(model: onnx.ModelProto, load: Load, where: str) -> Iterator[Pa
             )
         bias = makers.get(node.input[2]) if len(node.input) > 2 else None
         codes = None if bias is None else load(bias.input[0]).astype(np.int32)
-        yield _layer(node, weight, load, PackedStatic(_pair(source, load), _pair(ends[0], load), codes), bias)
+        static = PackedStatic(_pair(source, load), _pair(ends[0], load), codes)
+        bits = 4 if initializers[weight.input[0]] == onnx.TensorProto.INT4 else 8
+        yield _layer(node, weight, load, static, bias, bits)
 
 
 def _pair(node: onnx.NodeProto, load: Load) -> tuple[float, int]:
     """Scale of a quantize or dequantize node, and its zero point among codes that begin at -128."""
     zero = load(node.input[2]).reshape(-1)
-    return float(load(node.input[1]).reshape(-1)[0]), int(zero[0]) - (128 if zero.dtype == np.uint8 else 0)
+    return float(load(node.input[1]).reshape(-1)[0]), int(zero[0]) - (128 if zero.dtype.kind == "u" else 0)
 
 
 def _layer(
@@ -55,6 +57,7 @@ def _layer(
     load: Load,
     static: PackedStatic,
     bias: onnx.NodeProto | None,
+    bits: int,
 ) -> PackedLayer:
     stored = load(weight.input[0])
     values = np.ascontiguousarray(stored.reshape(len(stored), -1), np.int8)
@@ -62,4 +65,4 @@ def _layer(
     parts = [*weight.input, *(bias.input[1:] if bias is not None else ())]
     size = sum(load(name).nbytes for name in parts if name)
     scales, _, group = canonical_granularity(scales, None, values.shape[1])
-    return PackedLayer(node.name, 8, group, values, scales, None, size, static)
+    return PackedLayer(node.name, bits, group, values, scales, None, size, static)

@@ -15,7 +15,7 @@ from exporter.backends.ort.names import EVERY_TOKEN, LOGITS_RANGE
 from exporter.errors import TraceError
 from exporter.models.exporting import export
 from exporter.models.skeleton import static_plan
-from exporter.static.graph import with_integers
+from exporter.static.dialects import with_integers
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

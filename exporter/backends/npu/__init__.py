@@ -1,0 +1,146 @@
+"""NPUs: Qualcomm's HTP through ONNX Runtime and through ExecuTorch, Arm's through TOSA and Vela.
+
+One recipe's values get codes once (exporter.static.dialects); each backend here hands the same program to another
+compiler. Imports nothing heavy: a plan asks `unsupported` and `layer_bytes` alone.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporter.backends.base import ActivationMode, PackedLayer, Progress
+from exporter.backends.npu import capabilities, vendor
+from exporter.errors import ArtifactError
+from exporter.layers import CacheShape, LayerInfo, ModelLayers
+from exporter.schemes import QuantScheme
+from exporter.targets import Target
+
+if TYPE_CHECKING:
+    from exporter.models.python_module import ModuleSkeleton
+
+Arrays = list[NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class NpuBackend:
+    """See exporter.backends.base.Backend; one for each way to an NPU."""
+
+    name: str
+    unreadable: str | None  # why the integers cannot be read back out of the compiled file
+    float_activations: bool = False
+
+    @property
+    def folder(self) -> str:
+        """Under the artifact folder."""
+        return self.name
+
+    def unsupported(self, layer: LayerInfo, scheme: QuantScheme, target: Target) -> str | None:
+        """Why this layer cannot run with this scheme on this target, or None."""
+        return capabilities.unsupported(layer, scheme, target)
+
+    def layer_bytes(self, layer: LayerInfo, scheme: QuantScheme, target: Target) -> int:
+        """Bytes that the layer takes in one compiled file."""
+        return capabilities.layer_bytes(layer, scheme, target)
+
+    def fixed_bytes(self, model: ModelLayers, target: Target) -> int:
+        """What a compiled file holds besides."""
+        return capabilities.fixed_bytes(model, target)
+
+    def unsupported_cache(self, target: Target, cache: Sequence[CacheShape]) -> str | None:
+        """Why this target cannot hold such a KV cache, or None."""
+        return "keys and values of past tokens are not built for NPUs" if cache else None
+
+    def cache_bytes(self, target: Target, cache: Sequence[CacheShape]) -> int:
+        """None."""
+        return 0
+
+    def cache_scales(self, folder: Path) -> tuple[()]:
+        """None."""
+        return ()
+
+    def lower(
+        self, skeleton: ModuleSkeleton, target: Target, folder: Path, progress: Progress
+    ) -> Mapping[str, object]:
+        """Compile for every chip of the target. Raises TraceError, LoweringError."""
+        from exporter.backends.npu import lowering
+
+        vendor.check_installed(target)
+        return lowering.lower(skeleton, target, folder, progress)
+
+    def check(self, target: Target, folder: Path) -> None:
+        """Raise ArtifactError where a file has a node on the CPU, or is compiled for another chip."""
+        from exporter.backends.npu import lowering
+
+        vendor.check_installed(target)
+        lowering.check(target, folder)
+
+    def open_module(self, folder: Path, activations: ActivationMode = "as-shipped") -> NpuRunner:
+        """The simulator on what lower wrote, for its first chip."""
+        if activations == "float":
+            raise ArtifactError(f"{folder}: an NPU computes in integers; open it as shipped")
+        return NpuRunner(self.name, folder)
+
+    def read_back(self, folder: Path) -> dict[str, PackedLayer]:
+        """Every layer's integers, of the graph that was compiled; nothing where the format hides them."""
+        if self.unreadable:
+            return {}
+        from exporter.backends.npu.qdq import read_qdq
+        from exporter.backends.npu.qnn import GRAPH
+
+        return read_qdq(folder / GRAPH)
+
+    def open_text(self, folder: Path, activations: ActivationMode = "as-shipped") -> NoReturn:
+        """Not built."""
+        raise ArtifactError(f"{folder}: holds no language model with a KV cache")
+
+    def open_seq2seq(self, folder: Path, activations: ActivationMode = "as-shipped") -> NoReturn:
+        """Not built."""
+        raise ArtifactError(f"{folder}: holds no encoder-decoder model")
+
+    def open_program(self, folder: Path, name: str, activations: ActivationMode = "as-shipped") -> NoReturn:
+        """An NPU program is a module."""
+        raise ArtifactError(f"{folder}: is one module of fixed shapes; open_module opens it")
+
+
+class NpuRunner:
+    """A vendor's simulator, in a process of its own for each set of cases."""
+
+    def __init__(self, key: str, folder: Path) -> None:
+        self.key, self.folder = key, folder
+
+    def run(self, inputs: Sequence[NDArray[Any]]) -> Arrays:
+        """One case."""
+        return self.run_many([list(inputs)])[0]
+
+    def run_many(self, cases: Sequence[Arrays]) -> list[Arrays]:
+        """Positional inputs of each case -> its outputs. Raises LoweringError where the simulator fails."""
+        from exporter.backends.npu import lowering
+
+        with tempfile.TemporaryDirectory(prefix="qexport-npu-") as name:
+            given, found = Path(name) / "inputs.npz", Path(name) / "outputs.npz"
+            names = lowering.input_names(self.key, self.folder, len(cases[0]))
+            np.savez(given, **{n: np.stack([case[i] for case in cases]) for i, n in enumerate(names)})
+            lowering.run(self.key, self.folder, given, found)
+            arrays = np.load(found)
+            return [[arrays[n][case] for n in arrays.files] for case in range(len(cases))]
+
+
+_OPAQUE = (
+    "Qualcomm's compiled form is its own; the integers that were handed to its compiler are compared instead"
+)
+BACKENDS = {
+    backend.name: backend
+    for backend in (
+        NpuBackend("onnxruntime-qnn", None),
+        NpuBackend("executorch-qualcomm", _OPAQUE),
+        NpuBackend("executorch-tosa", "its constants are laid out anew; the outputs are compared bit by bit"),
+        NpuBackend("executorch-ethos-u", "Vela compresses the weights"),
+    )
+}

@@ -1,0 +1,231 @@
+"""ExecuTorch's delegates for Arm's NPUs: TOSA, which a reference model runs here, and Ethos-U, which Vela compiles.
+
+The integers are in the traced program already; Arm's quantiser takes no part. compile_program and run_tosa are jobs of
+exporter.backends.npu.worker.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.ao.quantization.fx._decomposed  # registers the operators of a saved program
+
+from exporter.errors import ArtifactError, LoweringError
+from exporter.static.naming import operator_name
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+PROGRAM, GRAPH, PORTS = "model.pte", "model.tosa", "ports.json"
+_TOSA = "TOSA-1.0+INT+int16+int4"
+_BORDER = ("quantize_per_tensor.default", "dequantize_per_tensor.default", "_to_dim_order_copy.default")
+_DELEGATES = {"tosa": "TOSABackend", "ethos-u": "EthosUBackend"}
+_FIGURES = {  # of Vela's summary, with their units
+    "sram_bytes": r"Total SRAM used\s+([\d.]+) KiB",
+    "cycles": r"Total cycles\s+(\d+)",
+    "npu_operators": r"NPU operators = (\d+)",
+    "cpu_operators": r"CPU operators = (\d+)",
+    "weights_bytes": r"NPU Encoded Weights Size\s+([\d.]+) KiB",
+    "milliseconds": r"Batch Inference time\s+([\d.]+) ms",
+}
+
+
+def compile_program(program: str, folder: str, variant: str | None) -> dict[str, Any]:
+    """Lower a saved program; `variant` of Ethos-U, None for TOSA alone. Facts. Raises LoweringError."""
+    start = time.perf_counter()
+    loaded = _marked(torch.export.load(program))
+    edge, payload, ports = _lowered(loaded, None)
+    place = Path(folder)
+    (place / GRAPH).write_bytes(payload)
+    (place / PORTS).write_text(json.dumps(ports, indent=1))
+    report: dict[str, Any] = {}
+    if variant is not None:
+        edge, payload, _ = _lowered(_marked(torch.export.load(program)), variant)
+        report = _vela_report()
+    content = edge.to_executorch().buffer
+    (place / PROGRAM).write_bytes(content)
+    return {
+        "seconds": time.perf_counter() - start,
+        "bytes": len(content),
+        "payload": len(payload),
+        "vela": report,
+    }
+
+
+def run_tosa(folder: str, inputs: str, outputs: str) -> dict[str, Any]:
+    """Run model.tosa in Arm's reference model on every row of `inputs`, a .npz by position; writes `outputs`."""
+    import tosa_reference_model
+
+    place = Path(folder)
+    graph, ports = (place / GRAPH).read_bytes(), json.loads((place / PORTS).read_text())
+    arrays = np.load(inputs)
+    results: list[list[Any]] = []
+    start = time.perf_counter()
+    for case in range(len(arrays["0"])):
+        given = [_codes(arrays[str(port["place"])][case], port) for port in ports["inputs"]]
+        found, status = tosa_reference_model.run(
+            graph, given, verbosity="LOW", initialize_variable_tensor_from_numpy=True
+        )
+        if status != tosa_reference_model.GraphStatus.TOSA_VALID:
+            raise LoweringError(f"Arm's reference model: the graph is not valid TOSA ({status})")
+        results.append([_values(array, port) for array, port in zip(found, ports["outputs"], strict=True)])
+    np.savez(outputs, **{str(i): np.stack(each) for i, each in enumerate(zip(*results, strict=True))})
+    return {"seconds": time.perf_counter() - start}
+
+
+def check_program(path: Path, unit: str) -> None:
+    """Raise ArtifactError where a .pte has anything but one delegate of that kind between its borders."""
+    from executorch.exir._serialize._program import deserialize_pte_binary
+
+    try:
+        program = deserialize_pte_binary(path.read_bytes()).program
+    except Exception as problem:  # a damaged file fails anywhere in it
+        raise ArtifactError(f"{path}: is no ExecuTorch program, or was damaged; export again") from problem
+    plans = program.execution_plan
+    allowed = (
+        "quantized_decomposed::quantize_per_tensor",
+        "quantized_decomposed::dequantize_per_tensor",
+        "dim_order_ops",
+    )
+    outside = sorted({o.name for plan in plans for o in plan.operators if not o.name.startswith(allowed)})
+    if outside:
+        raise ArtifactError(
+            f"{path}: {', '.join(outside)} are not on the NPU; the CPU would run them. Export again"
+        )
+    found = sorted({delegate.id for plan in plans for delegate in plan.delegates})
+    if found != [_DELEGATES[unit]]:
+        raise ArtifactError(
+            f"{path}: has delegates {', '.join(found) or 'none'}, and {_DELEGATES[unit]} is wanted; export again"
+        )
+
+
+def _marked(program: ExportedProgram) -> ExportedProgram:
+    """In place: Arm's partitioner takes operators that its quantiser has marked."""
+    from executorch.backends.arm.common.annotation_meta import ArmAnnotationInfo
+
+    mark = dict(ArmAnnotationInfo(quantized=True))
+    for node in program.graph.nodes:
+        if node.op == "call_function" and "quantize" not in operator_name(node):
+            node.meta.setdefault("custom", {})[ArmAnnotationInfo.CUSTOM_META_KEY] = mark
+    return program
+
+
+def _lowered(program: ExportedProgram, variant: str | None) -> tuple[Any, bytes, dict[str, Any]]:
+    """The edge program with one delegate, its payload, and how its inputs and outputs become codes."""
+    from executorch.backends.arm.ethosu import EthosUCompileSpec, EthosUPartitioner
+    from executorch.backends.arm.tosa.compile_spec import TosaCompileSpec
+    from executorch.backends.arm.tosa.partitioner import TOSAPartitioner
+    from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+
+    if variant is None:
+        partitioner: Any = TOSAPartitioner(TosaCompileSpec(_TOSA))
+    else:
+        partitioner = EthosUPartitioner(EthosUCompileSpec(variant))
+    edge = to_edge_transform_and_lower(
+        program, partitioner=[partitioner], compile_config=EdgeCompileConfig(_check_ir_validity=False)
+    )
+    nodes = [node for node in edge.exported_program().graph.nodes if node.op == "call_function"]
+    calls = [node for node in nodes if "delegate" in str(node.target)]
+    outside = sorted(
+        {
+            str(getattr(node.target, "__name__", node.target))
+            for node in nodes
+            if node not in calls and operator_name(node) != "getitem" and not _at_border(node)
+        }
+    )
+    if outside or len(calls) != 1:
+        what = ", ".join(outside) or f"{len(calls)} pieces of the graph"
+        raise LoweringError(
+            f"{what} are not on the NPU, and the CPU may not run them; change the model, or take another target"
+        )
+    module = getattr(edge.exported_program().graph_module, calls[0].args[0].target)
+    return edge, module.processed_bytes, _ports(edge.exported_program(), calls[0])
+
+
+def _at_border(node: torch.fx.Node) -> bool:
+    """A conversion of an input or an output of the whole program."""
+    name = str(getattr(node.target, "__name__", node.target))
+    if not name.endswith(_BORDER):
+        return False
+    source = node.args[0]
+    assert isinstance(source, torch.fx.Node)
+    return (
+        source.op == "placeholder"
+        or all(user.op == "output" for user in node.users)
+        or (source.op == "call_function" and _at_border(source))
+    )
+
+
+def _ports(program: ExportedProgram, call: torch.fx.Node) -> dict[str, Any]:
+    """For each input and output of the delegate: its place in the program; scale and zero point where it has codes."""
+    places = {name: place for place, name in enumerate(program.graph_signature.user_inputs)}
+    inputs = []
+    for argument in call.args[1:]:
+        port: dict[str, Any] = {}
+        source = argument
+        assert isinstance(source, torch.fx.Node)
+        while source.op != "placeholder":
+            if operator_name(source).startswith("quantize_per_tensor") or "quantize_per_tensor" in str(
+                source.target
+            ):
+                scale, zero, low, high, dtype = source.args[1:6]
+                port |= {"scale": scale, "zero": zero, "low": low, "high": high, "dtype": _short(dtype)}
+            source = source.args[0]
+            assert isinstance(source, torch.fx.Node)
+        port.setdefault("dtype", _short(call_type(argument)))
+        inputs.append({"place": places[source.name], **port})
+    output = next(node for node in program.graph.nodes if node.op == "output")
+    outputs = []
+    for node in output.args[0]:
+        port = {}
+        if "dequantize_per_tensor" in str(node.target):
+            port = {"scale": node.args[1], "zero": node.args[2]}
+        outputs.append(port)
+    return {"inputs": inputs, "outputs": outputs}
+
+
+def call_type(argument: Any) -> torch.dtype:
+    """Type of what a delegate is given."""
+    found: torch.dtype = argument.meta["val"].dtype
+    return found
+
+
+def _short(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _codes(value: np.ndarray, port: Mapping[str, Any]) -> np.ndarray:
+    """As quantize_per_tensor computes them."""
+    if "scale" not in port:
+        return value.astype(port["dtype"])
+    inverse = np.float32(1.0 / np.float32(port["scale"]))
+    codes = np.rint(value.astype(np.float32) * inverse) + port["zero"]
+    return np.clip(codes, port["low"], port["high"]).astype(port["dtype"])
+
+
+def _values(codes: np.ndarray, port: Mapping[str, Any]) -> np.ndarray:
+    if "scale" not in port:
+        return codes
+    return (codes.astype(np.int64) - port["zero"]).astype(np.float32) * np.float32(port["scale"])
+
+
+def _vela_report() -> dict[str, Any]:
+    """Figures of the summary that Vela printed, which is this process's log."""
+    import sys
+
+    sys.stdout.flush()
+    text = Path("log.txt").read_text(errors="replace") if Path("log.txt").is_file() else ""
+    found = {}
+    for name, pattern in _FIGURES.items():
+        matches = re.findall(pattern, text)
+        if matches:
+            value = float(matches[-1])
+            found[name] = int(value * 1024) if name.endswith("_bytes") else value
+    return found

@@ -1,0 +1,121 @@
+"""From a skeleton to compiled files for each NPU target, and back to what a simulator gives."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from exporter.backends.base import Progress
+from exporter.backends.npu import arm, qnn, qualcomm, vendor
+from exporter.backends.npu.qdq import codes_program, write_qdq
+from exporter.errors import ArtifactError
+from exporter.socs import SOCS
+from exporter.targets import Target
+
+if TYPE_CHECKING:
+    from exporter.models.python_module import ModuleSkeleton
+
+NAMES = "inputs.json"  # names of the inputs, in their order
+
+
+def lower(skeleton: ModuleSkeleton, target: Target, folder: Path, progress: Progress) -> dict[str, object]:
+    """Compile for every chip; facts for the manifest."""
+    progress("tracing", 0.0)
+    names = input_names_of(skeleton)
+    (folder / NAMES).write_text(json.dumps(names))
+    compiled: Mapping[str, Any]
+    if target.unit == "qnn":
+        write_qdq(skeleton, names, folder / qnn.GRAPH)
+        progress("compiling by QNN", 0.3)
+        job = {
+            "graph": str((folder / qnn.GRAPH).resolve()),
+            "folder": str(folder.resolve()),
+            "socs": target.soc,
+        }
+        compiled = vendor.work("qnn-compile", job, f"{target.key}: compiling")
+        runtime = version("onnxruntime")
+    else:
+        saved = folder / "program.pt2"
+        torch.export.save(codes_program(skeleton), saved)
+        progress("compiling", 0.3)
+        job = {"program": str(saved.resolve()), "folder": str(folder.resolve())}
+        what = f"{target.key}: compiling"
+        if target.unit == "qualcomm":
+            compiled = vendor.work("qualcomm-compile", {**job, "socs": target.soc}, what)
+        else:
+            found = vendor.work("arm-compile", {**job, "variant": target.variant}, what)
+            compiled = {target.variant or "any": found}
+        saved.unlink()
+        runtime = version("executorch")
+    progress("reading back chip and operators", 0.9)
+    check(target, folder)
+    progress("done", 1.0)
+    return {
+        "operators": [],
+        "min_runtime": runtime,
+        "compiled": compiled,
+        "chips": {name: f"v{SOCS[name].arch}" for name in target.soc},
+        "on_npu": "100 %",
+        "packages": {p.distribution: p.version for p in vendor.needed(target.key)},
+        "host_run": "Arm's TOSA reference model" if target.dialect == "arm" else "Qualcomm's HTP simulator",
+    }
+
+
+def check(target: Target, folder: Path) -> None:
+    """Raise ArtifactError where a compiled file has a node on the CPU, or is for another chip, or is missing."""
+    for path, chip in files(target, folder).items():
+        if not path.is_file():
+            raise ArtifactError(f"{path}: is missing; export again")
+        if target.unit == "qnn":
+            qnn.check_context(path, chip)
+        elif target.unit == "qualcomm":
+            qualcomm.check_program(path, chip)
+        else:
+            arm.check_program(path, target.unit)
+
+
+def files(target: Target, folder: Path) -> dict[Path, str]:
+    """Compiled file -> its chip."""
+    if target.unit == "qnn":
+        return {folder / qnn.context_name(name): name for name in target.soc}
+    if target.unit == "qualcomm":
+        return {folder / qualcomm.program_name(name): name for name in target.soc}
+    return {folder / arm.PROGRAM: target.variant or "any"}
+
+
+def input_names_of(skeleton: ModuleSkeleton) -> tuple[str, ...]:
+    """Of a module: as forward's parameters are called, or as the model's inputs are."""
+    stated: tuple[str, ...] | None = getattr(skeleton, "input_names", None)
+    if stated is not None:
+        return stated
+    parameters = list(inspect.signature(skeleton.forward).parameters)
+    count = len(skeleton.example_inputs)
+    return tuple(parameters[i] if i < len(parameters) else f"input_{i}" for i in range(count))
+
+
+def input_names(key: str, folder: Path, count: int) -> list[str]:
+    """Names under which a runner's job takes its inputs."""
+    if key == "onnxruntime-qnn":
+        found: list[str] = json.loads((folder / NAMES).read_text())
+        return found
+    return [str(place) for place in range(count)]
+
+
+def run(key: str, folder: Path, inputs: Path, outputs: Path) -> None:
+    """The simulator over all cases; the first chip's program."""
+    what = f"{key}: running in the simulator"
+    job = {"inputs": str(inputs), "outputs": str(outputs)}
+    if key == "onnxruntime-qnn":
+        model = sorted(path for path in folder.glob("model.*.onnx") if path.name != qnn.GRAPH)[0]
+        vendor.work("qnn-run", {**job, "model": str(model.resolve()), "soc": model.name.split(".")[1]}, what)
+    elif key == "executorch-qualcomm":
+        model = sorted(folder.glob("model.*.pte"))[0]
+        vendor.work("qualcomm-run", {**job, "model": str(model.resolve())}, what)
+    else:
+        vendor.work("tosa-run", {**job, "folder": str(folder.resolve())}, what)

@@ -1,0 +1,188 @@
+"""ExecuTorch's delegate for Qualcomm's HTP: a .pte for each chip, and run by Qualcomm's simulator.
+
+The integers are in the traced program already, as quantise and dequantise nodes. ExecuTorch's passes gather their
+scales from there; its own quantiser takes no part. compile_program and run_program are jobs of
+exporter.backends.npu.worker.
+"""
+
+from __future__ import annotations
+
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.ao.quantization.fx._decomposed  # registers the operators of a saved program
+
+from exporter.backends.npu.contexts import Compiled, chip_named, read_context
+from exporter.errors import ArtifactError, LoweringError
+from exporter.socs import SOCS
+from exporter.static.naming import operator_name
+from exporter.static.tidying import constant, constants_of, set_constant
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+DELEGATE = "QnnBackend"
+_OUTSIDE = ("executorch_call_delegate", "getitem")  # what may stand beside the one delegate
+
+
+def program_name(soc: str) -> str:
+    """File of one chip's program."""
+    return f"model.{soc}.pte"
+
+
+def compile_program(program: str, folder: str, socs: list[str]) -> dict[str, Any]:
+    """Lower a saved program (torch.export.save) for each chip; seconds and bytes by chip. Raises LoweringError."""
+    found: dict[str, Any] = {}
+    for name in socs:
+        start = time.perf_counter()
+        content = _lowered(_wide_as_int32(torch.export.load(program)), name)
+        path = Path(folder) / program_name(name)
+        path.write_bytes(content)
+        found[name] = {"seconds": time.perf_counter() - start, "bytes": len(content)}
+    return found
+
+
+def run_program(model: str, inputs: str, outputs: str) -> dict[str, Any]:
+    """Run a .pte on every row of `inputs`, a .npz of arrays by position, (cases, …); writes `outputs`."""
+    from executorch.runtime import Runtime
+
+    method = Runtime.get().load_program(Path(model)).load_method("forward")
+    assert method is not None
+    arrays = np.load(inputs)
+    given = [torch.from_numpy(arrays[name]) for name in sorted(arrays.files, key=int)]
+    results: list[list[Any]] = []
+    start = time.perf_counter()
+    for case in range(len(given[0])):
+        results.append([tensor.numpy().copy() for tensor in method.execute([each[case] for each in given])])
+    np.savez(outputs, **{str(i): np.stack(each) for i, each in enumerate(zip(*results, strict=True))})
+    return {"seconds": time.perf_counter() - start}
+
+
+def check_program(path: Path, soc: str) -> Compiled:
+    """What a .pte is for. Raises ArtifactError where a node is outside the delegate, or it is for another chip."""
+    from executorch.exir._serialize._program import deserialize_pte_binary
+
+    try:
+        program = deserialize_pte_binary(path.read_bytes()).program
+    except Exception as problem:  # a damaged file fails anywhere in it
+        raise ArtifactError(f"{path}: is no ExecuTorch program, or was damaged; export again") from problem
+    plans = program.execution_plan
+    operators = sorted({operator.name for plan in plans for operator in plan.operators})
+    if operators:
+        raise ArtifactError(
+            f"{path}: {', '.join(operators)} are not on the NPU; a phone would run them on its CPU. Export again"
+        )
+    delegates = [delegate for plan in plans for delegate in plan.delegates]
+    others = sorted({delegate.id for delegate in delegates} - {DELEGATE})
+    if others or not delegates:
+        raise ArtifactError(
+            f"{path}: has delegates {', '.join(others) or 'none'}, and {DELEGATE} is wanted; export again"
+        )
+    wanted = SOCS[soc]
+    for delegate in delegates:
+        held = program.backend_delegate_data[delegate.processed.index].data
+        found = read_context(_stripped(held), str(path))
+        if (found.soc, found.arch) != (wanted.number, wanted.arch):
+            raise ArtifactError(
+                f"{path}: is compiled for {chip_named(found)}, and the recipe asks for {soc} (v{wanted.arch}); export "
+                "again for the chip of the phone"
+            )
+    return found
+
+
+def _stripped(payload: bytes) -> bytes:
+    """The context behind ExecuTorch's own header, whose first words are magic number, 0 and sizes."""
+    from executorch.backends.qualcomm.python import PyQnnManagerAdaptor
+
+    found: bytes = bytes(PyQnnManagerAdaptor.StripProtocol(payload))
+    return found or payload
+
+
+def _wide_as_int32(program: ExportedProgram) -> ExportedProgram:
+    """In place: 16-bit codes from 0 on as ExecuTorch's passes for Qualcomm hold them, int32 with their bounds."""
+    for node in program.graph.nodes:
+        if (
+            node.op == "call_function"
+            and operator_name(node)
+            in (
+                "quantize_per_tensor",
+                "dequantize_per_tensor",
+            )
+            and node.args[5] == torch.uint16
+        ):
+            node.args = (*node.args[:5], torch.int32)
+            if operator_name(node) == "quantize_per_tensor":
+                node.meta["val"] = node.meta["val"].to(torch.int32)
+    names = constants_of(program)
+    for node in list(program.graph.nodes):
+        if node.op == "placeholder" and node.name in names:
+            value = constant(program, names[node.name])
+            if value.dtype == torch.uint16:
+                set_constant(program, node, value.to(torch.int32))
+    program.graph_module.recompile()
+    return program
+
+
+def _lowered(program: ExportedProgram, soc: str) -> bytes:
+    """The .pte of one chip."""
+    from executorch.backends.qualcomm._passes.qnn_pass_manager import get_qnn_pass_manager_cls
+    from executorch.backends.qualcomm.partition.qnn_partitioner import (
+        QnnPartitioner,
+        generate_qnn_executorch_option,
+    )
+    from executorch.backends.qualcomm.serialization.qc_schema import QcomChipset
+    from executorch.backends.qualcomm.serialization.qc_schema_serialize import flatbuffer_to_option
+    from executorch.backends.qualcomm.utils.qnn_manager_lifecycle import QnnManagerContext
+    from executorch.backends.qualcomm.utils.utils import (
+        generate_htp_compiler_spec,
+        generate_qnn_executorch_compiler_spec,
+        qnn_edge_config,
+    )
+    from executorch.exir import to_edge_transform_and_lower
+
+    specs = generate_qnn_executorch_compiler_spec(
+        QcomChipset(SOCS[soc].number), generate_htp_compiler_spec(use_fp16=False)
+    )
+    options = flatbuffer_to_option(generate_qnn_executorch_option(specs))
+    passes = get_qnn_pass_manager_cls(options.backend_options.backend_type)()
+    ready = passes.transform_for_export_pipeline(program)
+    transforms = passes.get_to_edge_transform_passes(
+        program,
+        passes_job=None,
+        dep_table=None,
+        compiler_specs=specs,
+        skip_node_id_set=None,
+        skip_node_op_set=None,
+        convert_linear_to_conv2d=False,
+    )
+    with QnnManagerContext({"forward": specs}):
+        edge = to_edge_transform_and_lower(
+            {"forward": ready},
+            transform_passes={"forward": transforms},
+            partitioner={"forward": [QnnPartitioner(specs)]},
+            compile_config=qnn_edge_config(),
+        )
+    outside = sorted(
+        {
+            str(getattr(node.target, "__name__", node.target))
+            for node in edge.exported_program().graph.nodes
+            if node.op == "call_function"
+        }
+        - set(_OUTSIDE)
+    )
+    if outside:
+        raise LoweringError(
+            f"{', '.join(outside)} have no kernel on {soc}, and the CPU may not run them; change the model, or take "
+            "another target"
+        )
+    found: bytes = edge.to_executorch().buffer
+    return found
+
+
+def runtime() -> str:
+    """Oldest runtime that loads such a file."""
+    return version("executorch")

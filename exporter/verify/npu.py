@@ -1,0 +1,226 @@
+"""The parity ladder for NPUs: float -> the same codes in PyTorch -> each vendor's simulator.
+
+The codes are computed in PyTorch exactly; an NPU rounds once more wherever its arithmetic ends. What that leaves room
+for is measured: the PyTorch side again, every value off by up to half a step before it is rounded. A simulator whose
+error is more than three times that, in RMS, does not compute the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import log10
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from exporter.backends.npu import BACKENDS
+from exporter.errors import QexportError
+from exporter.models.fixed import FixedModel
+from exporter.models.python_module import ModuleSkeleton, PythonModule
+from exporter.models.static_reference import StaticReference
+from exporter.parity import (
+    ComparisonResult,
+    Limits,
+    LogitComparison,
+    ParityReport,
+    Rung,
+    VectorComparison,
+)
+from exporter.parity.tasks import TaskComparison, TaskReport, embeddings, label_agreement
+from exporter.recipe import Recipe
+from exporter.verify.classifying import Judged, classified
+from exporter.verify.encoder_material import Case, encoder_material
+from exporter.verify.modules import _cases as module_cases
+from exporter.verify.outcome import GoldenInput, Verified
+from exporter.verify.text import FLOAT_MODEL
+
+CODES = "the same codes in PyTorch"
+Arrays = list[NDArray[Any]]
+_FACTOR_DB = 20 * log10(3.0)
+_RUNS = 3
+_SIMULATED = 24  # cases that a simulator is given: it takes a second for each
+_GOLDEN = 8
+
+
+@dataclass(frozen=True)
+class _NpuCase:
+    """One example: tensors of the fixed shapes, and which rows of the output count."""
+
+    inputs: tuple[torch.Tensor, ...]
+    rows: NDArray[np.int64] | None = None
+    text: Case | None = None
+    picture: Judged | None = None
+    given: GoldenInput | None = None
+
+
+@dataclass(frozen=True)
+class _Ladder:
+    cases: Sequence[_NpuCase]
+    vectors: bool
+    classes: Mapping[int, str] | None
+    notes: tuple[str, ...]
+
+    def rows(self, found: Sequence[Arrays]) -> list[NDArray[np.float32]]:
+        """Of each case, what is judged: (n, classes), or one vector."""
+        result = []
+        for case, arrays in zip(self.cases, found, strict=False):
+            array = np.asarray(arrays[0], np.float32)
+            if case.rows is not None and array.ndim == 3:
+                array = array[:, case.rows]
+            columns = array.size // array.shape[0] if array.ndim > 3 or self.vectors else array.shape[-1]
+            result.append(array.reshape(-1, columns))
+        return result
+
+    def compared(self, expected: Sequence[Arrays], found: Sequence[Arrays]) -> ComparisonResult:
+        """Over as many cases as both have."""
+        few = min(len(expected), len(found))
+        pairs = zip(self.cases[:few], self.rows(expected[:few]), self.rows(found[:few]), strict=True)
+        if self.vectors:
+            vectors = VectorComparison()
+            for case, a, b in pairs:
+                vectors.update(a, b, case.text.language if case.text else None)
+            return vectors.result()
+        logits = LogitComparison()
+        for _, a, b in pairs:
+            logits.update(a, b)
+        return logits.result()
+
+
+def verify_npu(
+    model: PythonModule,
+    skeleton: ModuleSkeleton,
+    folder: Path,
+    recipe: Recipe,
+    limits: Limits,
+    progress: Callable[[str, float], None],
+) -> Verified:
+    """Run the ladder. Raises ArtifactError for a file with a node on the CPU or for another chip, QexportError for
+    samples that the model does not take."""
+    for target in recipe.targets:
+        BACKENDS[target.key].check(target, folder / target.key)
+    progress(FLOAT_MODEL, 0.0)
+    ladder = _ladder(model, recipe)
+    exact = _each(model.float_model(), ladder.cases)
+    progress(CODES, 0.2)
+    reference = StaticReference(skeleton, rounds_dynamic=False)
+    codes = _each(reference, ladder.cases)
+    few = ladder.cases[:_SIMULATED]
+    progress("the noise floor", 0.4)
+    disturbed = [_each(reference.disturbed(seed, half_steps=True), few) for seed in range(_RUNS)]
+    floor = min(ladder.compared(codes[: len(few)], each).sqnr_db for each in disturbed)
+    rungs = [
+        Rung(
+            "quantisation", FLOAT_MODEL, CODES, "shipped", "quantised", ladder.compared(exact, codes), limits
+        )
+    ]
+    shipped: dict[str, list[Arrays]] = {}
+    for index, target in enumerate(recipe.targets):
+        progress(target.key, 0.5 + 0.5 * index / len(recipe.targets))
+        runner = BACKENDS[target.key].open_module(folder / target.key)
+        found = runner.run_many([[tensor.numpy() for tensor in case.inputs] for case in few])
+        shipped[target.key] = found
+        held = replace(limits, min_noise_db=floor - _FACTOR_DB)
+        lowered = ladder.compared(codes, found)
+        rungs.append(
+            Rung(f"{target.key} lowering", CODES, target.key, "lowering", "quantised", lowered, held)
+        )
+        result = ladder.compared(exact, found)
+        rungs.append(
+            Rung(f"{target.key} as shipped", FLOAT_MODEL, target.key, "shipped", "quantised", result, limits)
+        )
+    tasks = _tasks(model, ladder, exact, {CODES: codes, **shipped})
+    golden = {
+        "task": "module",
+        "inputs": [
+            [tensor.tolist() for tensor in case.inputs] for case in few[:_GOLDEN] if case.given is None
+        ],
+        "examples": [
+            {
+                "name": case.picture.name if case.picture else case.text.name if case.text else None,
+                "text": case.text.text if case.text else None,
+                "outputs": {key: [array.tolist() for array in found[i]] for key, found in shipped.items()},
+            }
+            for i, case in enumerate(few[:_GOLDEN])
+        ],
+    }
+    notes = (
+        *ladder.notes,
+        f"noise floor: every value off by up to half a step leaves {floor:.1f} dB",
+        *(
+            [f"the simulators ran {len(few)} of {len(ladder.cases)} cases"]
+            if len(few) < len(ladder.cases)
+            else []
+        ),
+    )
+    inputs = tuple(case.given for case in few[:_GOLDEN] if case.given is not None)
+    return Verified(ParityReport(tuple(rungs)), golden, notes, tasks, inputs)
+
+
+def _ladder(model: PythonModule, recipe: Recipe) -> _Ladder:
+    if not isinstance(model, FixedModel):
+        found, classes = module_cases(model, recipe)
+        cases = [
+            _NpuCase(
+                case.inputs,
+                picture=Judged(case.picture.sample.path.name, case.picture.label, case.picture.source)
+                if case.picture
+                else None,
+                given=GoldenInput(case.picture.sample, case.picture.inputs) if case.picture else None,
+            )
+            for case in found
+        ]
+        return _Ladder(cases, False, classes, ())
+    material = encoder_material(model.model, recipe)
+    cases = []
+    for case in material.cases:
+        rows = case.rows
+        if model.takes_text and rows is not None:
+            rows = rows[rows < model.length]
+        cases.append(_NpuCase(model.fixed(case.inputs), rows, case, given=GoldenInput(case.sample)))
+    vectors = model.model.task == "feature-extraction"
+    return _Ladder(cases, vectors, model.model.labels or None, material.notes)
+
+
+def _each(module: Callable[..., Any], cases: Sequence[_NpuCase]) -> list[Arrays]:
+    found = []
+    for case in cases:
+        with torch.no_grad():
+            leaves = torch.utils._pytree.tree_leaves(module(*case.inputs))
+        found.append([tensor.numpy() for tensor in leaves if isinstance(tensor, torch.Tensor)])
+    return found
+
+
+def _tasks(
+    model: PythonModule, ladder: _Ladder, exact: Sequence[Arrays], found: Mapping[str, Sequence[Arrays]]
+) -> TaskReport | None:
+    """The task's own figures, of the codes in PyTorch over all cases and of each simulator over its own."""
+    comparisons: list[TaskComparison] = []
+    task = model.model.task if isinstance(model, FixedModel) else "module"
+    for name, arrays in found.items():
+        few = len(arrays)
+        a, b = ladder.rows(exact[:few]), ladder.rows(arrays)
+        cases = ladder.cases[:few]
+        if ladder.vectors:
+            languages = [case.text.language if case.text else None for case in cases]
+            metrics = embeddings(np.concatenate(a), np.concatenate(b), languages if any(languages) else [])
+            comparisons.append(TaskComparison(name, FLOAT_MODEL, task, f"{few} texts", metrics))
+        elif ladder.classes is not None and all(len(rows) == 1 for rows in a):
+            judged = [case.picture or _judged(case) for case in cases]
+            pair = (FLOAT_MODEL, name)
+            logits = (np.concatenate(a), np.concatenate(b))
+            comparisons += classified(pair, task, judged, logits, ladder.classes)
+        elif isinstance(model, FixedModel):
+            chosen, ours = (np.concatenate([rows.argmax(1) for rows in each]) for each in (a, b))
+            metrics = label_agreement(chosen, ours, None, [])
+            comparisons.append(TaskComparison(name, FLOAT_MODEL, task, f"{few} texts", metrics))
+    return TaskReport(tuple(comparisons)) if comparisons else None
+
+
+def _judged(case: _NpuCase) -> Judged:
+    if case.text is None:
+        raise QexportError("a case of a classifier has neither picture nor text")
+    return Judged(case.text.name, case.text.label, case.text.source, case.text.language)
