@@ -168,6 +168,7 @@ def _gate_rows(rung: Rung) -> list[tuple[str, bool]]:
         "max_rel": (limits.max_rel, result.max_rel, "max rel ≤ {:g}"),
         "max_kl": (limits.max_kl, result.kl_mean, "KL ≤ {:g}"),
         "max_noise_kl": (limits.max_noise_kl, result.kl_mean, "KL ≤ {:.3g} (noise floor)"),
+        "min_noise_db": (limits.min_noise_db, result.sqnr_db, "SQNR ≥ {:.1f} dB (noise floor)"),
         "min_top1": (limits.min_top1, result.same_top1, "top-1 ≥ {:g}"),
         "max_ppl_ratio": (limits.max_ppl_ratio, result.ppl_ratio, "ppl ≤ ×{:g}"),
         "min_cosine": (limits.min_cosine, result.cosine_mean, "cosine ≥ {:g}"),

@@ -52,7 +52,7 @@ class FixedEncoder(torch.nn.Module):
         bias = None if mask is None else ((mask - 1.0) * HIDDEN)[:, None, None, :]
         if IDS in given:
             given[MASK] = torch.ones(given[IDS].shape, dtype=torch.int64)
-        with _hiding(bias):
+        with hiding(bias):
             states: torch.Tensor = self.net(**given)[self.wanted.output]
         if self.wanted.sentence is None:
             return states
@@ -60,7 +60,8 @@ class FixedEncoder(torch.nn.Module):
 
 
 @contextmanager
-def _hiding(bias: torch.Tensor | None) -> Iterator[None]:
+def hiding(bias: torch.Tensor | None) -> Iterator[None]:
+    """Inside, this is added to every attention's scores: (1, 1, 1 or n, keys)."""
     token = _BIAS.set(bias)
     try:
         yield

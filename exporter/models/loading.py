@@ -56,9 +56,13 @@ def for_targets(model: Model, targets: Sequence[Target]) -> Model:
 
     if isinstance(model, PythonModule):
         return model
-    if isinstance(model, CausalLM | EncoderDecoder):
+    if isinstance(model, CausalLM):
+        from exporter.models.fixed_decoder import FixedDecoderModel
+
+        return FixedDecoderModel(model, targets[0].length)
+    if isinstance(model, EncoderDecoder):
         raise PlanError(
-            f"{targets[0].key}: task {model.task} keeps keys and values of past tokens, which no NPU program here "
-            "holds yet; take the CPU's targets, or give the part that the NPU shall run as `task: module`"
+            f"{targets[0].key}: task {model.task} is two programs with keys and values between them, which is not built "
+            "for NPUs; take the CPU's targets"
         )
     return FixedModel(model, min(targets[0].length, model.longest))

@@ -55,30 +55,30 @@ class StaticReference:
         """Run it."""
         return self._module(*inputs)
 
-    def disturbed(self, seed: int, half_steps: bool = False) -> Run:
+    def disturbed(self, seed: int, steps: float = 0.0) -> Run:
         """The same, every value off by a float32 rounding or so before it is rounded to a code.
 
-        `half_steps`: off by up to half a step instead, as arithmetic is that itself rounds to codes.
+        `steps`: off by up to so many steps of its codes instead, as arithmetic is that itself rounds to codes.
         """
         generator = torch.Generator().manual_seed(_SEED + seed)
-        return _Disturbed(self._module, generator, half_steps).run
+        return _Disturbed(self._module, generator, steps).run
 
 
 class _Disturbed(torch.fx.Interpreter):
-    """Multiplies what is about to become integers by 1 + noise, or adds up to half a step."""
+    """Multiplies what is about to become integers by 1 + noise, or adds up to some steps of the codes."""
 
-    def __init__(self, module: Any, generator: torch.Generator, half_steps: bool) -> None:
+    def __init__(self, module: Any, generator: torch.Generator, steps: float) -> None:
         super().__init__(module)
         self._generator = generator
-        self._half_steps = half_steps
+        self._steps = steps
 
     def run_node(self, n: torch.fx.Node) -> Any:
         """See torch.fx.Interpreter."""
         if n.op == "call_function" and operator_name(n) == "quantize_per_tensor":
             args, kwargs = self.fetch_args_kwargs_from_env(n)
             value = args[0]
-            if self._half_steps:
-                noise = (torch.rand(value.shape, generator=self._generator) - 0.5) * args[1]
+            if self._steps:
+                noise = (torch.rand(value.shape, generator=self._generator) * 2 - 1) * (self._steps * args[1])
                 return self.call_function(n.target, (value + noise, *args[1:]), kwargs)
             noise = torch.randn(value.shape, generator=self._generator)
             return self.call_function(n.target, (value * (1 + _DISTURBANCE * noise), *args[1:]), kwargs)

@@ -38,6 +38,18 @@ def _layer_norm(
     return found if bias is None else found + bias
 
 
+def _rms_norm(
+    x: torch.Tensor, shape: Sequence[int], weight: torch.Tensor | None = None, eps: float | None = None
+) -> torch.Tensor:
+    axes = list(range(-len(shape), 0))
+    found = x * torch.rsqrt(_mean(x * x, axes, True) + (eps or 0.0))
+    return found if weight is None else found * weight
+
+
+def _silu(x: torch.Tensor) -> torch.Tensor:
+    return x * torch.sigmoid(x)
+
+
 def _softmax(x: torch.Tensor, dim: int, dtype: object = None) -> torch.Tensor:
     powers = torch.exp(x - torch.amax(x, [dim], True))
     return powers * torch.reciprocal(powers.sum([dim], True))
@@ -66,10 +78,12 @@ _ARM = {
     aten.mean.dim: _mean,
     aten.adaptive_avg_pool2d.default: _pool,
     aten.layer_norm.default: _layer_norm,
+    aten.rms_norm.default: _rms_norm,
+    aten.silu.default: _silu,
     aten.softmax.int: _softmax,
 }
 # ONNX has no rsqrt, ExecuTorch's way to Qualcomm no reciprocal: both take a division, and round the root before it.
-_QUALCOMM = {aten.rsqrt.default: _rsqrt}
+_QUALCOMM = {aten.rsqrt.default: _rsqrt, aten.silu.default: _silu}
 
 
 def for_arm(program: ExportedProgram) -> ExportedProgram:
