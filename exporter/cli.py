@@ -221,6 +221,30 @@ def bench(
 
 
 @cli.command()
+@click.option("--chips", is_flag=True, help="The chips that NPU targets are compiled for.")
+@click.option("--json", "as_json", is_flag=True, help="Plain data.")
+def targets(chips: bool, as_json: bool) -> None:
+    """What can be lowered to, what each target computes, and what runs its files here."""
+    from exporter import installed
+
+    if as_json:
+        click.echo(json.dumps([row.to_json() for row in installed.targets()], indent=1))
+    elif chips:
+        installed.print_chips(_console(stderr=False))
+    else:
+        installed.print_targets(_console(stderr=False))
+
+
+@cli.command()
+def doctor() -> None:
+    """Which packages are here and how to mend what is not; exit code 2 where a needed one is missing."""
+    from exporter import installed
+
+    if not installed.print_packages(_console(stderr=False)):
+        raise SystemExit(2)
+
+
+@cli.command()
 def schema() -> None:
     """Print the recipe format's JSON Schema, for editors."""
     from exporter.recipe import recipe_json_schema

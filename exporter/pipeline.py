@@ -26,7 +26,7 @@ from exporter.artifacts import (
     write_manifest,
 )
 from exporter.backends import get_backend
-from exporter.backends.base import PackedLayer
+from exporter.backends.npu import BACKENDS
 from exporter.calibration import coverage_of
 from exporter.errors import ArtifactError, GateFailed, LoweringError, RecipeError, TraceError
 from exporter.folders import cache_folder
@@ -162,12 +162,7 @@ def _export(
 ) -> dict[str, Any]:
     """Quantise, lower, verify and report into the draft folder."""
     from exporter.verify import verify_model  # imports torch, which a plan must not wait for
-    from exporter.verify.integers import (
-        bias_difference,
-        first_difference,
-        static_difference,
-        write_integers,
-    )
+    from exporter.verify.integers import write_integers
 
     schemes = {layer.name: layer.scheme for layer in plan.layers}
     owners = {layer.name: layer.tied_to or layer.name for layer in plan.layers}
@@ -197,32 +192,7 @@ def _export(
         if recipe.targets[0].on_npu:
             write_integers(draft, schemes, integers)
         skeleton = _skeleton(model, schemes, integers, recipe, ranges.plan if ranges else None)
-        facts: dict[str, Mapping[str, object]] = {}
-        pipeline: dict[str, Any] | None = None  # from a person's text or picture to the model and back
-        first: Mapping[str, PackedLayer] | None = None  # what the first runtime's file holds
-        for target in recipe.targets:
-            backend = get_backend(target.key)
-            with stages.stage(f"lower to {backend.name}") as progress:
-                folder = draft / backend.folder
-                folder.mkdir()
-                with _source_named(recipe.model.source, backend.name):
-                    facts[backend.name] = backend.lower(skeleton, target, folder, progress)
-                pipeline = _ship_inputs(model, recipe, folder)
-                release_to_system()  # reading back takes as much again
-                progress("reading back", 1.0)
-                packed = backend.read_back(folder)
-                hidden = getattr(backend, "unreadable", None)
-                difference = None if hidden else first_difference(packed, schemes, integers)
-                if hidden:
-                    stages.say(f"{backend.name}: integers are not read back: {hidden}")
-                elif ranges:
-                    difference = difference or static_difference(packed, ranges.plan)
-                    difference = difference or bias_difference(first or packed, packed)
-                    first = first or packed
-                del packed
-                release_to_system()
-                if difference:
-                    raise LoweringError(f"{backend.name}: the file is not what the plan says. {difference}")
+        facts, pipeline = _lower(recipe, model, plan, skeleton, integers, draft, stages)
         with stages.stage("verify") as progress:
             verified = verify_model(model, skeleton, draft, recipe, progress, room.verify)
     with stages.stage("report"):
@@ -234,6 +204,46 @@ def _export(
             data["coverage"] = coverage.to_json()
         write_report(draft / "report.html", data)
     return data
+
+
+def _lower(
+    recipe: Recipe,
+    model: Model,
+    plan: QuantPlan,
+    skeleton: Any,
+    integers: Callable[[str], QuantizedTensor],
+    draft: Path,
+    stages: Stages,
+) -> tuple[dict[str, Mapping[str, object]], dict[str, Any] | None]:
+    """Every target's files; facts by backend, and what leads from a person's text or picture to the model and back.
+
+    Raises LoweringError where a file does not hold the plan's integers, or is not as large as they are packed.
+    """
+    from exporter.verify.integers import Comparison
+
+    facts: dict[str, Mapping[str, object]] = {}
+    pipeline: dict[str, Any] | None = None
+    comparison = Comparison({layer.name: layer.scheme for layer in plan.layers}, integers, skeleton)
+    for forecast in plan.forecasts:
+        backend = get_backend(forecast.target.key)
+        with stages.stage(f"lower to {backend.name}") as progress:
+            folder = draft / backend.folder
+            folder.mkdir()
+            with _source_named(recipe.model.source, backend.name):
+                facts[backend.name] = backend.lower(skeleton, forecast.target, folder, progress)
+            pipeline = _ship_inputs(model, recipe, folder)
+            release_to_system()  # reading back takes as much again
+            progress("reading back", 1.0)
+            hidden = getattr(backend, "unreadable", None)
+            if hidden:
+                stages.say(f"{backend.name}: integers are not read back: {hidden}")
+            problem = None if hidden else comparison.difference(backend.read_back(folder))
+            if problem is None and forecast.target.on_npu:
+                problem = BACKENDS[backend.name].size_problem(forecast.total_bytes, facts[backend.name])
+            release_to_system()
+            if problem:
+                raise LoweringError(f"{backend.name}: the file is not what the plan says. {problem}")
+    return facts, pipeline
 
 
 def _write_golden(folder: Path, verified: Verified) -> None:

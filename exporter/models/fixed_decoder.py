@@ -1,10 +1,9 @@
 """A language model as an NPU takes it: some new tokens beside keys and values of a past of fixed length.
 
-Inputs: `input_ids` (1, n) int32, `position` (n,) int32, `attention_mask` (1, past + n) float32, 1 where a key counts, and
-for each layer `past_key_I`, `past_value_I` (1, kv heads, past, head size). Outputs: `logits` (1, n, vocabulary), then for
-each layer the new tokens' keys and values (1, kv heads, n, head size), which the caller puts into its buffers: the field
-calls that a static cache with its state in the graph's inputs and outputs. n = 1 decodes; a longer n takes a prompt in
-pieces. Both are programs of the same layers, with the same integers.
+Inputs: `input_ids` (1, n) int32, `position` (n,) int32, `attention_mask` (1, past + n) float32, 1 where a key counts,
+and for each layer `past_key_I`, `past_value_I` (1, kv heads, past, head size). Outputs: `logits` (1, n, vocabulary), and
+for each layer the new tokens' keys and values (1, kv heads, n, head size), which the caller puts into its buffers.
+n = 1 decodes; a longer n takes a prompt in pieces. Both are programs of the same layers, with the same integers.
 """
 
 from __future__ import annotations

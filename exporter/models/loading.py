@@ -62,7 +62,7 @@ def for_targets(model: Model, targets: Sequence[Target]) -> Model:
         return FixedDecoderModel(model, targets[0].length)
     if isinstance(model, EncoderDecoder):
         raise PlanError(
-            f"{targets[0].key}: task {model.task} is two programs with keys and values between them, which is not built "
-            "for NPUs; take the CPU's targets"
+            f"{targets[0].key}: task {model.task} is two programs with keys and values between them, which is not "
+            "built for NPUs; take the CPU's targets"
         )
     return FixedModel(model, min(targets[0].length, model.longest))

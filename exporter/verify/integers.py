@@ -57,7 +57,8 @@ def static_difference(packed: Mapping[str, PackedLayer], plan: StaticPlan) -> st
             ("takes", found.input, plan.input_of(name)),
             ("gives", found.output, plan.output_of(name)),
         ):
-            zero_point = wanted.zero_point - wanted.low - 128
+            begin = 0 if wanted.low >= 0 else -(1 << wanted.bits - 1)  # of the type that holds the codes
+            zero_point = wanted.zero_point - begin - 128
             if pair != (wanted.scale, zero_point):
                 return (
                     f"layer {name}: what it {what} has scale and zero point {pair[0]:.9g}, {pair[1]}, the plan says "
@@ -76,6 +77,29 @@ def bias_difference(first: Mapping[str, PackedLayer], second: Mapping[str, Packe
         if (a is None) != (b is None) or (a is not None and b is not None and not np.array_equal(a, b)):
             return f"layer {name}: the integers of the bias differ"
     return None
+
+
+class Comparison:
+    """What each runtime's file holds against the plan, and against the first file."""
+
+    def __init__(
+        self,
+        schemes: Mapping[str, QuantScheme],
+        expected: Callable[[str], QuantizedTensor],
+        skeleton: object,
+    ) -> None:
+        self._schemes, self._expected = schemes, expected
+        self._plan: StaticPlan | None = getattr(skeleton, "static", None)
+        self._first: Mapping[str, PackedLayer] | None = None
+
+    def difference(self, packed: Mapping[str, PackedLayer]) -> str | None:
+        """`layer NAME: what is wrong`, or None."""
+        found = first_difference(packed, self._schemes, self._expected)
+        if self._plan is not None:
+            found = found or static_difference(packed, self._plan)
+            found = found or bias_difference(self._first or packed, packed)
+            self._first = self._first or packed
+        return found
 
 
 def integers_of(

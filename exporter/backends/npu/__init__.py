@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from exporter.backends.base import ActivationMode, PackedLayer, Progress
 from exporter.backends.npu import capabilities, vendor
 from exporter.errors import ArtifactError
-from exporter.layers import CacheShape, LayerInfo, ModelLayers
+from exporter.layers import CacheShape, LayerInfo
 from exporter.schemes import QuantScheme
 from exporter.targets import Target
 
@@ -49,9 +49,15 @@ class NpuBackend:
         """Bytes that the layer takes in one compiled file."""
         return capabilities.layer_bytes(layer, scheme, target)
 
-    def fixed_bytes(self, model: ModelLayers, target: Target) -> int:
-        """What a compiled file holds besides."""
-        return capabilities.fixed_bytes(model, target)
+    def size_problem(self, forecast: int, facts: Mapping[str, object]) -> str | None:
+        """Why a compiled file is not as large as forecast, or None; `facts` as lower gave them."""
+        compiled = facts["compiled"]
+        assert isinstance(compiled, Mapping)
+        for entry in compiled.values():
+            problem = capabilities.size_problem(forecast, int(entry["bytes"]))
+            if problem:
+                return problem
+        return None
 
     def unsupported_cache(self, target: Target, cache: Sequence[CacheShape]) -> str | None:
         """Why this target cannot hold such a KV cache, or None."""

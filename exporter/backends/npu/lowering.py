@@ -112,7 +112,7 @@ def run(key: str, folder: Path, inputs: Path, outputs: Path) -> None:
     what = f"{key}: running in the simulator"
     job = {"inputs": str(inputs), "outputs": str(outputs)}
     if key == "onnxruntime-qnn":
-        model = sorted(path for path in folder.glob("model.*.onnx") if path.name != qnn.GRAPH)[0]
+        model = sorted(folder.glob("model.*.onnx"))[0]
         vendor.work("qnn-run", {**job, "model": str(model.resolve()), "soc": model.name.split(".")[1]}, what)
     elif key == "executorch-qualcomm":
         model = sorted(folder.glob("model.*.pte"))[0]

@@ -16,7 +16,7 @@ from exporter.backends.npu.contexts import Compiled, chip_named, read_context
 from exporter.errors import ArtifactError, LoweringError, first_line
 from exporter.socs import SOCS, Soc
 
-GRAPH = "model.qdq.onnx"  # what is compiled; every integer can be read in it
+GRAPH = "graph.qdq.onnx"  # what is compiled; every integer can be read in it
 _PROVIDER = "QNNExecutionProvider"
 # The provider knows these alone and takes any other for v68 without a word; the chip's number says enough.
 _KNOWN_ARCHS = (68, 69, 73, 75, 81)

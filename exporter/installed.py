@@ -1,0 +1,149 @@
+"""What this machine can lower to and run: for `qexport targets` and `qexport doctor`. Imports no runtime."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from exporter.backends.npu import vendor
+from exporter.backends.npu.capabilities import TABLES
+from exporter.socs import ETHOS_U, SOCS
+
+_CPU = (
+    ("onnxruntime", "{backend: onnxruntime}", "onnxruntime"),
+    ("executorch", "{backend: executorch}", "executorch"),
+)
+_CPU_LAYERS = (
+    "linear, embedding: int4 or int8, group 16 to 128 or channel, activations float or dynamic-int8",
+    "convolution, linear: int8, channel or tensor, activations static-int8 (task: module)",
+)
+_WRITTEN = {
+    "onnxruntime-qnn": "{backend: onnxruntime, ep: qnn, soc: SM8750}",
+    "executorch-qualcomm": "{backend: executorch, delegate: qualcomm, soc: SM8750}",
+    "executorch-tosa": "{backend: executorch, delegate: tosa}",
+    "executorch-ethos-u": "{backend: executorch, delegate: ethos-u, variant: ethos-u85-256}",
+}
+_HOSTS = {
+    "onnxruntime-qnn": "Qualcomm's HTP simulator",
+    "executorch-qualcomm": "Qualcomm's HTP simulator",
+    "executorch-tosa": "Arm's TOSA reference model",
+    "executorch-ethos-u": "the same graph in Arm's TOSA reference model; Vela's report of cycles and memory",
+}
+_CORE = (
+    "torch",
+    "transformers",
+    "onnxruntime",
+    "onnxruntime-genai",
+    "executorch",
+    "onnx",
+    "onnxscript",
+    "torchao",
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One target."""
+
+    target: str
+    written: str  # as in a recipe
+    layers: tuple[str, ...]
+    host: str  # what runs its files here
+    problem: str | None  # what is missing, and the command that mends it
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def targets() -> list[Row]:
+    """Every target, what it computes, and whether it can be used here."""
+    rows = [
+        Row(name, written, _CPU_LAYERS, "the runtime itself", _absent(package))
+        for name, written, package in _CPU
+    ]
+    return rows + [
+        Row(name, written, _layers(name), _HOSTS[name], vendor.missing(name))
+        for name, written in _WRITTEN.items()
+    ]
+
+
+def chips() -> list[tuple[str, str, str]]:
+    """Name, generation and what people call it, of each chip and Ethos-U."""
+    found = [(soc.name, f"HTP v{soc.arch}", soc.phones) for soc in SOCS.values()]
+    return found + [(name, "Ethos-U", "Arm, by multiply-accumulates a cycle") for name in ETHOS_U]
+
+
+def packages() -> list[tuple[str, str, str]]:
+    """Name, installed version and what to do, of everything that a target may need; empty where all is well."""
+    found = [(name, _version(name) or "–", _absent(name) or "") for name in _CORE]
+    optional = {package.distribution: package for key in _WRITTEN for package in vendor.needed(key)}
+    for name, package in optional.items():
+        have = _version(name)
+        problem = "" if have == package.version else f"optional, {package.version}: {package.command}"
+        found.append((name, have or "–", problem))
+    return found
+
+
+def _layers(key: str) -> tuple[str, ...]:
+    """The capability table in few lines."""
+    lines = []
+    for kind in ("linear", "conv", "embedding"):
+        entries = [entry for entry in TABLES[key] if entry.kind == kind]
+        parts = [
+            " or ".join(dict.fromkeys(getattr(entry, what) for entry in entries))
+            for what in ("weights", "group", "activations")
+        ]
+        oldest = max(entry.oldest_arch for entry in entries)
+        four = f"; int4 from HTP v{oldest} on" if oldest else ""
+        lines.append(
+            f"{kind}: {parts[0]}, {parts[1]}, activations {parts[2]}{four if 'int4' in parts[0] else ''}"
+        )
+    return tuple(lines)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _absent(package: str) -> str | None:
+    return None if _version(package) else f"{package} is not installed; pip install qexport"
+
+
+def print_targets(console: Console) -> None:
+    """One block for each target."""
+    for row in targets():
+        state = Text("ready", "green") if row.problem is None else Text("not here", "yellow")
+        console.print(Text.assemble((row.target, "bold"), "  ", state))
+        console.print(Text(f"  in a recipe: {row.written}"))
+        for line in row.layers:
+            console.print(Text(f"  {line}"))
+        console.print(Text(f"  runs here: {row.host if row.problem is None else 'no: ' + row.problem}"))
+    console.print(Text("qexport targets --chips lists what soc and variant may be"))
+
+
+def print_chips(console: Console) -> None:
+    """Name, generation and what people call each."""
+    table = Table("soc or variant", "computes on", "known as", box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in chips():
+        table.add_row(*row)
+    console.print(table)
+
+
+def print_packages(console: Console) -> bool:
+    """What is installed; whether all that is needed is."""
+    table = Table("package", "here", "what to do", box=box.SIMPLE_HEAD, pad_edge=False)
+    rows = packages()
+    for name, have, problem in rows:
+        table.add_row(name, have, Text(problem))
+    console.print(table)
+    return all(not problem or problem.startswith("optional") for _, _, problem in rows)
