@@ -11,7 +11,9 @@ Conventions
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,6 +83,11 @@ class QuantizedTensor:
         if self.zero_points is None:
             return None
         return np.ascontiguousarray(np.broadcast_to(self.zero_points, self.row_scales().shape))
+
+
+def save_arrays(path: str | Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Arrays by name into one .npz."""
+    np.savez(path, **arrays)  # type: ignore[arg-type]  # any of them could be called allow_pickle, for mypy
 
 
 def sha256_of(array: NDArray[np.generic]) -> str:

@@ -128,7 +128,7 @@ class FixedModel(PythonModule):
     def __init__(self, model: Pretrained, length: int) -> None:
         self.model, self.length = model, length
 
-    @cached_property
+    @property
     def input_names(self) -> tuple[str, ...]:
         """Of the inputs, in their order."""
         return tuple(port.name for port in self.model.program.signature.inputs)

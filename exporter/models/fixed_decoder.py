@@ -1,7 +1,7 @@
 """A language model as an NPU takes it: some new tokens beside keys and values of a past of fixed length.
 
 Inputs: `input_ids` (1, n) int32, `position` (n,) int32, `attention_mask` (1, past + n) float32, 1 where a key counts,
-and for each layer `past_key_I`, `past_value_I` (1, kv heads, past, head size). Outputs: `logits` (1, n, vocabulary), and
+and for each layer `past_key_I`, `past_value_I` (1, kv heads, past, head size). Outputs: `logits` (1, n, vocabulary);
 for each layer the new tokens' keys and values (1, kv heads, n, head size), which the caller puts into its buffers.
 n = 1 decodes; a longer n takes a prompt in pieces. Both are programs of the same layers, with the same integers.
 """
@@ -11,11 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from importlib import resources
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from exporter.errors import TraceError
 from exporter.layers import LayerInfo, ModelLayers
@@ -70,14 +67,17 @@ class RotaryTable(torch.nn.Module):
         where = torch.arange(positions)[None]
         with torch.no_grad():
             cos, sin = original(torch.zeros(1, positions, 1), where)
-        self.cos, self.sin = (
-            torch.nn.Embedding.from_pretrained(cos[0]),
-            torch.nn.Embedding.from_pretrained(sin[0]),
-        )
+        self.cos, self.sin = _table(cos[0]), _table(sin[0])
 
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(1, n) positions -> (1, n, head size) twice."""
         return self.cos(position_ids), self.sin(position_ids)
+
+
+def _table(rows: torch.Tensor) -> torch.nn.Embedding:
+    table = torch.nn.Embedding(*rows.shape)
+    table.weight = torch.nn.Parameter(rows, requires_grad=False)
+    return table
 
 
 def rms_norms_as_one(net: torch.nn.Module) -> None:
@@ -114,7 +114,7 @@ class FixedDecoderModel(PythonModule):
     def __init__(self, model: CausalLM, past: int, new: int = 1) -> None:
         self.model, self.past, self.new = model, past, new
 
-    @cached_property
+    @property
     def input_names(self) -> tuple[str, ...]:
         """In their order."""
         pairs = [f"past_{part}_{i}" for i in range(self._layers) for part in ("key", "value")]
@@ -189,8 +189,3 @@ class FixedDecoderModel(PythonModule):
     @property
     def _layers(self) -> int:
         return len(self.model.layers().cache)
-
-
-def next_token_rows(outputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-    """(n, vocabulary) logits of what a decoder gave."""
-    return np.asarray(outputs[0], np.float32)[0]

@@ -34,11 +34,15 @@ class PythonModule:
 
     task: Literal["module"] = "module"
     folding: Folding  # set with `built`
-    input_names: tuple[str, ...] | None = None  # None: as forward's parameters
     holder = ""  # what stands before a layer's name in the built module
 
     def __init__(self, origin: PythonFunction) -> None:
         self.origin = origin
+
+    @property
+    def input_names(self) -> tuple[str, ...] | None:
+        """Of the inputs, where they are not called as forward's parameters."""
+        return None
 
     @cached_property
     def built(self) -> tuple[torch.nn.Module, tuple[Any, ...], Any]:

@@ -18,6 +18,7 @@ from exporter.numerics import QuantizedTensor
 from exporter.schemes import QuantScheme
 from exporter.signatures import Signature, within
 from exporter.static.params import StaticPlan
+from exporter.targets import Dialect
 from exporter.tasks import Task
 
 if TYPE_CHECKING:
@@ -86,6 +87,12 @@ def shortened(program: Program, longest: int) -> Program:
 def static_plan(skeleton: Skeleton) -> StaticPlan | None:
     """Ranges of the static layers' activations; None where a skeleton has no such layer."""
     found: StaticPlan | None = getattr(skeleton, "static", None)
+    return found
+
+
+def dialect_of(skeleton: Skeleton) -> Dialect:
+    """In whose operators and codes its static program is written."""
+    found: Dialect = getattr(skeleton, "dialect", "cpu")
     return found
 
 

@@ -9,7 +9,7 @@ import torch
 
 from exporter.models.activations import fake_quantize_activations
 from exporter.models.exporting import export
-from exporter.models.skeleton import PlannedLayer, Skeleton, static_plan
+from exporter.models.skeleton import PlannedLayer, Skeleton, dialect_of, static_plan
 from exporter.static.dialects import with_integers
 from exporter.static.naming import operator_name
 
@@ -47,7 +47,7 @@ class StaticReference:
         program = export(module, skeleton.example_inputs, shapes=skeleton.dynamic_shapes)
         schemes = {name: planned.scheme for name, planned in skeleton.layers.items()}
         plan = static_plan(skeleton)
-        integers = with_integers(program, schemes, plan, skeleton.dialect)
+        integers = with_integers(program, schemes, plan, dialect_of(skeleton))
         self._module = integers.module()
         self.output_step = _output_step(integers)
 

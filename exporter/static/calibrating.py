@@ -121,7 +121,8 @@ def _params(placement: Placement, name: str, low: float, high: float) -> ValuePa
 def _cut(value: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scores of a softmax over the last axis without what is too low to count: its weight would be below
     e^-_REACH of the largest of its row."""
-    return np.maximum(value, value.max(axis=-1, keepdims=True) - np.float32(_REACH))
+    found: NDArray[np.float32] = np.maximum(value, value.max(axis=-1, keepdims=True) - np.float32(_REACH))
+    return found
 
 
 def _watched(placement: Placement) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch.export import ExportedProgram
@@ -14,10 +15,11 @@ def _mean(x: torch.Tensor, dim: Sequence[int], keepdim: bool = False) -> torch.T
     count = 1
     for axis in dim:
         count *= int(x.shape[axis])
-    return x.sum(list(dim), keepdim) * (1.0 / count)
+    found: torch.Tensor = x.sum(list(dim), keepdim) * (1.0 / count)
+    return found
 
 
-def _pool(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+def _pool(x: torch.Tensor, size: Sequence[int]) -> Any:
     if list(size) != [1, 1]:
         return NotImplemented
     return _mean(x, [2, 3], True)
@@ -55,7 +57,7 @@ def _softmax(x: torch.Tensor, dim: int, dtype: object = None) -> torch.Tensor:
     return powers * torch.reciprocal(powers.sum([dim], True))
 
 
-def _matmul(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def _matmul(x: torch.Tensor, y: torch.Tensor) -> Any:
     """As one batch of matrices; for x and y of one number of axes."""
     if x.ndim != y.ndim or x.ndim < 3 or x.shape[:-2] != y.shape[:-2]:
         return NotImplemented

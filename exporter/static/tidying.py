@@ -52,7 +52,9 @@ def flatten_products(program: ExportedProgram) -> None:
 
 
 def _last_placeholder(graph: torch.fx.Graph) -> torch.fx.Node:
-    return [node for node in graph.nodes if node.op == "placeholder"][-1]
+    *_, last = (node for node in graph.nodes if node.op == "placeholder")
+    found: torch.fx.Node = last
+    return found
 
 
 def constants_of(program: ExportedProgram) -> dict[str, str]:
@@ -89,7 +91,7 @@ def add_constant(program: ExportedProgram, name: str, value: torch.Tensor) -> to
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     first = next((n for n in placeholders if n.name in signature.user_inputs), placeholders[0])
     with graph.inserting_before(first):
-        node = graph.placeholder(_placeholder_name(name))
+        node: torch.fx.Node = graph.placeholder(_placeholder_name(name))
     node.meta["val"] = _fake(program, value)
     spec = InputSpec(InputKind.BUFFER, TensorArgument(node.name), name, persistent=True)
     signature.input_specs.insert(placeholders.index(first), spec)

@@ -7,6 +7,7 @@ integers stand for.
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -107,13 +108,18 @@ def make_static(module: torch.nn.Module, name: str, tensor: QuantizedTensor, pla
     _hold(module, {WEIGHT: StaticWeight(tensor, tuple(weight.shape)), BIAS: StaticBias(codes, scales)})
 
 
+def _given(part: str, module: torch.nn.Module) -> Any:
+    """What a part of a module gives."""
+    held = module._modules[part]
+    assert held is not None
+    return held()
+
+
 def _hold(module: torch.nn.Module, parts: dict[str, torch.nn.Module]) -> None:
     """In place of its parameters: `weight` and `bias` are what the parts give."""
     original = type(module)
     names = {WEIGHT: "weight", BIAS: "bias"}
-    body: dict[str, Any] = {
-        names[part]: property(lambda self, part=part: self._modules[part]()) for part in parts
-    }
+    body: dict[str, Any] = {names[part]: property(partial(_given, part)) for part in parts}
     for part in parts:
         del module._parameters[names[part]]
     module.__class__ = type(original.__name__, (original,), body)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from exporter.backends import get_backend
 from exporter.backends.base import PackedLayer, unpacked
 from exporter.errors import ArtifactError, GateFailed
-from exporter.numerics import QuantizedTensor
+from exporter.numerics import QuantizedTensor, save_arrays
 from exporter.schemes import QuantScheme
 from exporter.static.params import StaticPlan
 from exporter.targets import Target
@@ -141,12 +143,12 @@ def write_integers(
     folder: Path, schemes: Mapping[str, QuantScheme], load: Callable[[str], QuantizedTensor]
 ) -> None:
     """What compiled files were made of, where a vendor's format hides it: values and scales of every layer."""
-    arrays = {}
+    arrays: dict[str, NDArray[Any]] = {}
     for name, scheme in schemes.items():
         if not scheme.is_float:
             tensor = load(name)
             arrays[f"{name}:values"], arrays[f"{name}:scales"] = tensor.values, tensor.scales
-    np.savez(folder / INTEGERS, **arrays)
+    save_arrays(folder / INTEGERS, arrays)
 
 
 def _kept(

@@ -19,6 +19,7 @@ from exporter.backends.base import ActivationMode, PackedLayer, Progress
 from exporter.backends.npu import capabilities, vendor
 from exporter.errors import ArtifactError
 from exporter.layers import CacheShape, LayerInfo
+from exporter.numerics import save_arrays
 from exporter.schemes import QuantScheme
 from exporter.targets import Target
 
@@ -132,7 +133,7 @@ class NpuRunner:
         with tempfile.TemporaryDirectory(prefix="qexport-npu-") as name:
             given, found = Path(name) / "inputs.npz", Path(name) / "outputs.npz"
             names = lowering.input_names(self.key, self.folder, len(cases[0]))
-            np.savez(given, **{n: np.stack([case[i] for case in cases]) for i, n in enumerate(names)})
+            save_arrays(given, {n: np.stack([case[i] for case in cases]) for i, n in enumerate(names)})
             lowering.run(self.key, self.folder, given, found)
             arrays = np.load(found)
             return [[arrays[n][case] for n in arrays.files] for case in range(len(cases))]

@@ -18,6 +18,7 @@ import torch
 import torch.ao.quantization.fx._decomposed  # registers the operators of a saved program
 
 from exporter.errors import ArtifactError, LoweringError
+from exporter.numerics import save_arrays
 from exporter.static.naming import operator_name
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def run_tosa(folder: str, inputs: str, outputs: str) -> dict[str, Any]:
         if status != tosa_reference_model.GraphStatus.TOSA_VALID:
             raise LoweringError(f"Arm's reference model: the graph is not valid TOSA ({status})")
         results.append([_values(array, port) for array, port in zip(found, ports["outputs"], strict=True)])
-    np.savez(outputs, **{str(i): np.stack(each) for i, each in enumerate(zip(*results, strict=True))})
+    save_arrays(outputs, {str(i): np.stack(each) for i, each in enumerate(zip(*results, strict=True))})
     return {"seconds": time.perf_counter() - start}
 
 
@@ -207,13 +208,15 @@ def _codes(value: np.ndarray, port: Mapping[str, Any]) -> np.ndarray:
         return value.astype(port["dtype"])
     inverse = np.float32(1.0 / np.float32(port["scale"]))
     codes = np.rint(value.astype(np.float32) * inverse) + port["zero"]
-    return np.clip(codes, port["low"], port["high"]).astype(port["dtype"])
+    found: np.ndarray = np.clip(codes, port["low"], port["high"]).astype(port["dtype"])
+    return found
 
 
 def _values(codes: np.ndarray, port: Mapping[str, Any]) -> np.ndarray:
     if "scale" not in port:
         return codes
-    return (codes.astype(np.int64) - port["zero"]).astype(np.float32) * np.float32(port["scale"])
+    found: np.ndarray = (codes.astype(np.int64) - port["zero"]).astype(np.float32) * np.float32(port["scale"])
+    return found
 
 
 def _vela_report() -> dict[str, Any]:

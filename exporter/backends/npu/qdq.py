@@ -159,7 +159,7 @@ def read_qdq(path: Path) -> dict[str, PackedLayer]:
     held = {tensor.name: tensor for tensor in model.graph.initializer}
 
     def load(name: str) -> np.ndarray:
-        found = onnx.numpy_helper.to_array(held[name])
+        found: np.ndarray = onnx.numpy_helper.to_array(held[name])
         return found.astype(np.int8) if held[name].data_type == onnx.TensorProto.INT4 else found
 
     found = {layer.name: layer for layer in static_layers(model, load, str(path))}

@@ -14,6 +14,7 @@ import onnx
 
 from exporter.backends.npu.contexts import Compiled, chip_named, read_context
 from exporter.errors import ArtifactError, LoweringError, first_line
+from exporter.numerics import save_arrays
 from exporter.socs import SOCS, Soc
 
 GRAPH = "graph.qdq.onnx"  # what is compiled; every integer can be read in it
@@ -57,7 +58,7 @@ def run_context(model: str, soc: str, inputs: str, outputs: str) -> dict[str, An
         results = session.run(list(found), {name: arrays[name][case] for name in names})
         for name, array in zip(found, results, strict=True):
             found[name].append(array)
-    np.savez(outputs, **{name: np.stack(each) for name, each in found.items()})
+    save_arrays(outputs, {name: np.stack(each) for name, each in found.items()})
     return {"seconds": time.perf_counter() - start}
 
 

@@ -18,6 +18,7 @@ import torch.ao.quantization.fx._decomposed  # registers the operators of a save
 
 from exporter.backends.npu.contexts import Compiled, chip_named, read_context
 from exporter.errors import ArtifactError, LoweringError
+from exporter.numerics import save_arrays
 from exporter.socs import SOCS
 from exporter.static.naming import operator_name
 from exporter.static.tidying import constant, constants_of, set_constant
@@ -58,7 +59,7 @@ def run_program(model: str, inputs: str, outputs: str) -> dict[str, Any]:
     start = time.perf_counter()
     for case in range(len(given[0])):
         results.append([tensor.numpy().copy() for tensor in method.execute([each[case] for each in given])])
-    np.savez(outputs, **{str(i): np.stack(each) for i, each in enumerate(zip(*results, strict=True))})
+    save_arrays(outputs, {str(i): np.stack(each) for i, each in enumerate(zip(*results, strict=True))})
     return {"seconds": time.perf_counter() - start}
 
 
