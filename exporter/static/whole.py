@@ -77,9 +77,6 @@ class _Whole:
             )
         self.through = {n: n.args[0] for n in self.nodes if self._changes_nothing(n)}
         self.clamps: dict[torch.fx.Node, torch.fx.Node] = {}
-        self.kept_clamps: set[torch.fx.Node] = (
-            set()
-        )  # results of fused operators that end in a clamp of their own
 
     def placement(self) -> Placement:
         """All decisions."""
@@ -95,10 +92,7 @@ class _Whole:
             clamps=self.clamps,
             pads=set(),
             alike=merged(self._alike(integer)),
-            layers={
-                layer: (integer[self.source(_first(n))], self._output_of(n, integer))
-                for n, layer in products.items()
-            },
+            layers={layer: (integer[self.source(_first(n))], integer[n]) for n, layer in products.items()},
             convolves={layer: operator_name(n) != "linear" for n, layer in products.items()},
             codes=self.codes,
             observers=self._observers(integer),
@@ -143,8 +137,10 @@ class _Whole:
     def _fuse_clamps(self) -> None:
         """A clamp at zero whose input nobody else reads becomes the range of what produces its input.
 
-        Symmetric codes have no such end: the clamp stays, and its input is not rounded before it.
+        Symmetric codes have no such end: there a clamp is an operator like others.
         """
+        if self.symmetric:
+            return
         for node in self.nodes:
             if node.op != "call_function" or operator_name(node) not in _CLAMPS or node in self.through:
                 continue
@@ -153,10 +149,7 @@ class _Whole:
             bounds = clamp_bounds(node)
             if not fuses or bounds is None or self.users(producer) != [node] or bounds[0] != 0:
                 continue
-            if self.symmetric:
-                self.kept_clamps.add(producer)
-            else:
-                self.clamps[node] = producer
+            self.clamps[node] = producer
 
     def _held(self) -> Iterator[tuple[torch.fx.Node, str]]:
         """Nodes whose value has codes, and its name."""
@@ -166,7 +159,7 @@ class _Whole:
                 continue
             if node.op == "call_function" and operator_name(node).startswith("dequantize"):
                 continue
-            if node in self.kept_clamps or not self.users(node):
+            if not self.users(node):
                 continue
             if node in self.constants:
                 if any(not operator_name(user).startswith("dequantize") for user in node.users):
@@ -174,9 +167,6 @@ class _Whole:
             elif node.op in ("placeholder", "call_function"):
                 clamp = next((c for c, producer in self.clamps.items() if producer is node), node)
                 yield node, self.names[clamp]
-
-    def _output_of(self, node: torch.fx.Node, integer: Mapping[torch.fx.Node, str]) -> str:
-        return integer[next(iter(node.users))] if node in self.kept_clamps else integer[node]
 
     def _alike(self, integer: Mapping[torch.fx.Node, str]) -> Iterator[set[str]]:
         """Names of values that share a scale."""

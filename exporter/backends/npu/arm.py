@@ -120,6 +120,7 @@ def _marked(program: ExportedProgram) -> ExportedProgram:
 
 def _lowered(program: ExportedProgram, variant: str | None) -> tuple[Any, bytes, dict[str, Any]]:
     """The edge program with one delegate, its payload, and how its inputs and outputs become codes."""
+    import executorch.kernels.quantized  # noqa: F401  registers what the borders become
     from executorch.backends.arm.ethosu import EthosUCompileSpec, EthosUPartitioner
     from executorch.backends.arm.tosa.compile_spec import TosaCompileSpec
     from executorch.backends.arm.tosa.partitioner import TOSAPartitioner

@@ -30,6 +30,7 @@ from exporter.backends.ort.translation import to_onnx
 from exporter.errors import LoweringError
 from exporter.models.exporting import export
 from exporter.models.fixed import FixedEncoder
+from exporter.models.fixed_decoder import FixedDecoder
 from exporter.static.dialects import with_integers
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Held(torch.nn.Module):
 
     def __init__(self, net: torch.nn.Module) -> None:
         super().__init__()
-        self.net = net.net if isinstance(net, FixedEncoder) else net
+        self.net = net.net if isinstance(net, FixedEncoder | FixedDecoder) else net
         self._whole = [net]  # in a list: its parameters are not registered a second time
 
     def forward(self, *args: torch.Tensor) -> object:
