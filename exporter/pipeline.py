@@ -33,7 +33,6 @@ from exporter.folders import cache_folder
 from exporter.memory import Room, held_memory, release_to_system, room_for, spoken
 from exporter.models.causal_lm import CausalLM, CausalLMSkeleton
 from exporter.models.encoder_decoder import EncoderDecoderSkeleton
-from exporter.models.fixed import FixedModel
 from exporter.models.loading import Model, for_targets, open_model
 from exporter.models.pretrained import Pretrained, PretrainedSkeleton
 from exporter.models.python_module import ModuleSkeleton, PythonModule
@@ -273,8 +272,8 @@ def _ship_inputs(model: Model, recipe: Recipe, folder: Path) -> dict[str, Any] |
     """What makes a model's inputs and reads its outputs, beside its files; the description for the manifest."""
     if isinstance(model, CausalLM):
         return None
-    if isinstance(model, FixedModel):
-        return _ship_inputs(model.model, recipe, folder)
+    if isinstance(model, PythonModule) and model.inner is not None:
+        return _ship_inputs(model.inner, recipe, folder)
     if isinstance(model, PythonModule):
         stated = recipe.model.preprocessing
         return {"task": model.task, **ship(picture_processor(None, stated), folder)} if stated else None

@@ -129,7 +129,7 @@ class QuantPlan:
             "format": PLAN_FORMAT,
             "source": self.source,
             "task": self.task,
-            "targets": [asdict(forecast.target) for forecast in self.forecasts],
+            "targets": [_target_json(forecast.target) for forecast in self.forecasts],
             "layers": [[*asdict(layer.info).values(), _stored_scheme(layer.scheme)] for layer in self.layers],
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -148,7 +148,11 @@ class QuantPlan:
                 "float_mb": round(self.float_megabytes, 3),
             },
             "targets": [
-                {**asdict(forecast), "forecast_mb": round(forecast.megabytes, 3)}
+                {
+                    **asdict(forecast),
+                    "target": _target_json(forecast.target),
+                    "forecast_mb": round(forecast.megabytes, 3),
+                }
                 for forecast in self.forecasts
             ],
             "layers": [
@@ -174,7 +178,7 @@ class QuantPlan:
                 other_parameters=data["totals"]["other_parameters"],
                 forecasts=tuple(
                     Forecast(
-                        Target(**{**entry["target"], "soc": tuple(entry["target"]["soc"])}),
+                        Target(**{**entry["target"], "soc": tuple(entry["target"].get("soc", ()))}),
                         entry["layer_bytes"],
                         entry["other_bytes"],
                         entry["fixed_bytes"],
@@ -217,6 +221,11 @@ def _stored_bits(layer: LayerPlan) -> int:
         return bits
     scales = 1 if scheme.group == "tensor" else rows * scheme.groups(in_features(layer.info))
     return bits + scales * (_SCALE_BITS + (0 if scheme.symmetric else _ZERO_POINT_BITS))
+
+
+def _target_json(target: Target) -> dict[str, Any]:
+    """Plain data; JSON has no tuples."""
+    return {**asdict(target), "soc": list(target.soc)}
 
 
 def in_features(layer: LayerInfo) -> int:

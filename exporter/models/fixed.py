@@ -127,6 +127,7 @@ class FixedModel(PythonModule):
 
     def __init__(self, model: Pretrained, length: int) -> None:
         self.model, self.length = model, length
+        self.inner = model
 
     @property
     def input_names(self) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from exporter.models.folding import Folding
+    from exporter.models.pretrained import Pretrained
 
 
 class PythonModule:
@@ -34,6 +35,7 @@ class PythonModule:
 
     task: Literal["module"] = "module"
     folding: Folding  # set with `built`
+    inner: Pretrained | None = None  # the model with a task that this is a module of
     holder = ""  # what stands before a layer's name in the built module
 
     def __init__(self, origin: PythonFunction) -> None:

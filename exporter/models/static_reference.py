@@ -12,6 +12,7 @@ from exporter.models.exporting import export
 from exporter.models.skeleton import PlannedLayer, Skeleton, dialect_of, static_plan
 from exporter.static.dialects import with_integers
 from exporter.static.naming import operator_name
+from exporter.static.whole import MOVING
 
 Run = Callable[..., Any]
 _DISTURBANCE = 1e-6  # relative; float32 arithmetic in another order does as much
@@ -77,12 +78,23 @@ class _Disturbed(torch.fx.Interpreter):
         if n.op == "call_function" and operator_name(n) == "quantize_per_tensor":
             args, kwargs = self.fetch_args_kwargs_from_env(n)
             value = args[0]
+            if self._steps and not _computes(n.args[0]):
+                return super().run_node(n)
             if self._steps:
                 noise = (torch.rand(value.shape, generator=self._generator) * 2 - 1) * (self._steps * args[1])
                 return self.call_function(n.target, (value + noise, *args[1:]), kwargs)
             noise = torch.randn(value.shape, generator=self._generator)
             return self.call_function(n.target, (value * (1 + _DISTURBANCE * noise), *args[1:]), kwargs)
         return super().run_node(n)
+
+
+def _computes(value: Any) -> bool:
+    """Whether an operator that rounds gives this value: no input, and none that only moves values."""
+    computes: bool = value.op == "call_function" and operator_name(value) not in {
+        *MOVING,
+        "dequantize_per_tensor",
+    }
+    return computes
 
 
 def _output_step(program: torch.export.ExportedProgram) -> float:

@@ -112,9 +112,9 @@ def test_a_good_recipe() -> None:
         ('"**.v_proj"', "7", "r.yaml:8:13: rules[0].match is number 7; expected a pattern over module paths; put it in quotes"),
         ("backend: onnxruntime", "backend: onnx", "r.yaml:12:15: targets[0].backend is text 'onnx'; allowed: onnxruntime, executorch"),
         ("backend: onnxruntime, ", "", "r.yaml:12:5: missing key 'backend' in targets[0]: one of onnxruntime, executorch"),
-        ("ep: cpu", "delegate: xnnpack", "r.yaml:12:49: unknown key 'delegate' in targets[0]; allowed: backend, min_runtime, abi, max_context, kv_cache, ep, ort_format"),
+        ("ep: cpu", "delegate: xnnpack", "r.yaml:12:49: unknown key 'delegate' in targets[0]; allowed: backend, min_runtime, abi, max_context, kv_cache, ep, soc, length, ort_format"),
         ('"1.23"', "1.23", "r.yaml:12:41: targets[0].min_runtime is number 1.23; expected a version such as \"1.23\"; put it in quotes"),
-        ("max_context: 512", "ort_format: true", "r.yaml:13:27: unknown key 'ort_format' in targets[1]; allowed: backend, min_runtime, abi, max_context, kv_cache, delegate"),
+        ("max_context: 512", "ort_format: true", "r.yaml:13:27: unknown key 'ort_format' in targets[1]; allowed: backend, min_runtime, abi, max_context, kv_cache, delegate, soc, variant, length"),
         ("{backend: executorch, max_context: 512}", "{backend: onnxruntime}", "r.yaml:13:5: targets: backend 'onnxruntime' again; it is first given in line 12, and each backend writes one folder"),
         ("1e-3", ".inf", "r.yaml:14:30: parity.lowering.max_rel is number inf; expected a number from 0 to 1"),
         ("1e-3", "1" + "0" * 30, "r.yaml:14:30: parity.lowering.max_rel is number 1e+30; expected a number from 0 to 1"),
@@ -257,7 +257,14 @@ def test_there_are_the_shipped_recipes() -> None:
         "whisper_base_int8",
         "whisper_tiny_en_mixed_int4",
     ]
-    assert [path.stem for path in SHIPPED] == sorted(of_text + of_other_tasks)
+    of_npus = [
+        "efficientnet_lite0_ethos_u85",
+        "efficientnet_lite0_htp",
+        "minilm_htp",
+        "minilm_tosa",
+        "smollm2_135m_htp",
+    ]
+    assert [path.stem for path in SHIPPED] == sorted(of_text + of_other_tasks + of_npus)
 
 
 # --- round trip ---------------------------------------------------------------------------------------

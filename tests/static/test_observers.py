@@ -143,7 +143,8 @@ def test_bias_correction_restores_the_mean_of_the_output():
 
 def test_a_bias_too_large_for_its_steps_is_named():
     with pytest.raises(ValueError) as caught:
-        quantize_bias(np.array([0.0, 1.0], np.float32), 1e-4, np.array([[1.0], [1e-4]], np.float32))
+        values = ValueParams(float(np.float32(1e-4)), 0, *INT8)
+        quantize_bias(np.array([0.0, 1.0], np.float32), values, np.array([[1.0], [1e-4]], np.float32))
     assert str(caught.value) == (
         "bias[1] is 1, 100000009 steps of its scale 1e-08; at most 8,388,608 are exact"
     )
@@ -160,7 +161,7 @@ def test_least_scales_leave_room_for_the_bias(bias, input_scale, output_scale):
     )
     scales = least_weight_scales(np.array([bias], np.float32), values, output)
     assert scales[0] > 0
-    codes, steps = quantize_bias(np.array([bias], np.float32), values.scale, scales.reshape(1, 1))
+    codes, steps = quantize_bias(np.array([bias], np.float32), values, scales.reshape(1, 1))
     assert abs(float(codes[0]) * float(steps[0]) - bias) <= steps[0] / 2 * (1 + 1e-5)
 
 
