@@ -29,7 +29,7 @@ RECIPES = (
     "efficientnet_lite0_ethos_u85",
     "minilm_tosa",
 )
-HEAD = "| recipe | target | chip | weights, activations | MB forecast | MB | compile s | on the NPU | dB | floor | host run |"
+COLUMNS = ("recipe", "target", "chip", "scheme", "MB forecast", "MB", "compile s", "on NPU", "dB", "floor", "host run")
 
 
 def main() -> int:
@@ -40,7 +40,7 @@ def main() -> int:
     parser.add_argument("recipes", nargs="*", default=RECIPES)
     arguments = parser.parse_args()
     print(processor())
-    print(f"\n{HEAD}\n|{' --- |' * (HEAD.count('|') - 1)}")
+    print(f"\n| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}")
     for name in arguments.recipes:
         folder = ROOT / "out" / name
         print(f"exporting {name} …", file=sys.stderr)

@@ -65,8 +65,9 @@ def _matmul(x: torch.Tensor, y: torch.Tensor) -> Any:
     return torch.bmm(left, right).reshape(*x.shape[:-1], y.shape[-1])
 
 
-def _div(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    return x * torch.reciprocal(y)
+def _div(x: Any, y: Any) -> torch.Tensor:
+    found: torch.Tensor = x * (torch.reciprocal(y) if isinstance(y, torch.Tensor) else 1.0 / y)
+    return found
 
 
 def _rsqrt(x: torch.Tensor) -> torch.Tensor:
