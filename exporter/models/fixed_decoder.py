@@ -147,8 +147,13 @@ class FixedDecoderModel(PythonModule):
 
     def own_samples(self) -> Iterator[tuple[torch.Tensor, ...]]:
         """Steps of the package's own text."""
+        yield from self._own_steps
+
+    @cached_property
+    def _own_steps(self) -> list[tuple[torch.Tensor, ...]]:
+        """Kept: they are asked for several times, and each is a run of the model."""
         text = (resources.files("exporter") / "data" / "calibration_text.txt").read_text(encoding="utf-8")
-        yield from self.steps(text)
+        return list(self.steps(text))
 
     def of_text(self, text: str) -> tuple[torch.Tensor, ...]:
         """The last step of a text, or of what of it fits."""

@@ -97,11 +97,7 @@ class _Whole:
             codes=self.codes,
             observers=self._observers(integer),
             symmetric=self.symmetric,
-            fixed={
-                name: (0.0, self._one())
-                for n, name in integer.items()
-                if n.op == "call_function" and operator_name(n) in _UNIT
-            },
+            fixed=dict(self._fixed(integer)),
             balanced=frozenset(self._balanced(integer)),
             wide=frozenset(self._wide(integer)),
             scores=frozenset(self._scores(integer)),
@@ -121,10 +117,16 @@ class _Whole:
             found += self.users(user) if user in self.through or self.clamps.get(user) is node else [user]
         return found
 
-    def _one(self) -> float:
-        """The end of a range whose step is a power of two, as kernels for values of 0 to 1 have it."""
+    def _fixed(self, integer: Mapping[torch.fx.Node, str]) -> Iterator[tuple[str, tuple[float, float]]]:
+        """Ranges that are known beforehand; steps are powers of two, as kernels for these functions have them."""
         steps = self.codes[1] if self.symmetric else self.codes[1] - self.codes[0]
-        return steps / (steps + 1)
+        half = self.codes[1] / (self.codes[1] + 1)
+        for node, name in integer.items():
+            function = operator_name(node) if node.op == "call_function" else ""
+            if function in _UNIT:
+                yield name, (0.0, steps / (steps + 1))
+            if function == "tanh":
+                yield name, (-half, half)
 
     def _changes_nothing(self, node: torch.fx.Node) -> bool:
         if node.op != "call_function":
@@ -182,9 +184,11 @@ class _Whole:
 
     def _balanced(self, integer: Mapping[torch.fx.Node, str]) -> Iterator[str]:
         """16-bit values that Qualcomm's HTP takes with offset -32768 alone, as its own validation of an operator says:
-        the second factor of a product of two values, the weight of a normalisation."""
+        the second factor of a product of two values, the weight of a normalisation. And what tanh gives."""
         places = {"matmul": 1, "bmm": 1, "layer_norm": 2, "rms_norm": 2}
         for node in self.nodes:
+            if node in integer and node.op == "call_function" and operator_name(node) == "tanh":
+                yield integer[node]
             place = places.get(operator_name(node)) if node.op == "call_function" else None
             if place is None or self.codes[1] <= 255 or len(node.args) <= place:
                 continue

@@ -76,7 +76,7 @@ def run_tosa(folder: str, inputs: str, outputs: str) -> dict[str, Any]:
         )
         if status != tosa_reference_model.GraphStatus.TOSA_VALID:
             raise LoweringError(f"Arm's reference model: the graph is not valid TOSA ({status})")
-        results.append([_values(array, port) for array, port in zip(found, ports["outputs"], strict=True)])
+        results.append([_values(found[port["place"]], port) for port in ports["outputs"]])
     save_arrays(outputs, {str(i): np.stack(each) for i, each in enumerate(zip(*results, strict=True))})
     return {"seconds": time.perf_counter() - start}
 
@@ -189,7 +189,10 @@ def _ports(program: ExportedProgram, call: torch.fx.Node) -> dict[str, Any]:
         port = {}
         if "dequantize_per_tensor" in str(node.target):
             port = {"scale": node.args[1], "zero": node.args[2]}
-        outputs.append(port)
+        source = node
+        while operator_name(source) != "getitem":
+            source = source.args[0]
+        outputs.append({"place": source.args[1], **port})
     return {"inputs": inputs, "outputs": outputs}
 
 
