@@ -29,7 +29,19 @@ RECIPES = (
     "efficientnet_lite0_ethos_u85",
     "minilm_tosa",
 )
-COLUMNS = ("recipe", "target", "chip", "scheme", "MB forecast", "MB", "compile s", "on NPU", "dB", "floor", "host run")
+COLUMNS = (
+    "recipe",
+    "target",
+    "chip",
+    "scheme",
+    "MB forecast",
+    "MB",
+    "compile s",
+    "on NPU",
+    "dB",
+    "floor",
+    "host run",
+)
 
 
 def main() -> int:
