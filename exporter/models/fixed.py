@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from exporter.layers import LayerInfo, ModelLayers
 from exporter.models.folding import Folding
-from exporter.models.masks import MaskFunction, check_attention, plain_attention
+from exporter.models.masks import MaskFunction, attend
 from exporter.models.pretrained import Pretrained
 from exporter.models.programs import IDS, LENGTH, MASK, TYPES, Wanted
 from exporter.models.python_module import PythonModule
@@ -93,29 +93,11 @@ def _score_bias(
     return constant if bias is None else bias + constant
 
 
-def _attend(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    softcap: float | None = None,
-    position_bias: torch.Tensor | None = None,
-    **options: Any,
-) -> tuple[torch.Tensor, None]:
-    check_attention(module, query, key, options)
-    bias = position_bias if attention_mask is None else attention_mask
-    if position_bias is not None and attention_mask is not None:
-        bias = position_bias + attention_mask
-    return plain_attention(query, key, value, bias, scaling, softcap), None
-
-
 def register() -> str:
     """Register with transformers; the name to build a model with."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
-    AttentionInterface.register(ATTENTION, _attend)
+    AttentionInterface.register(ATTENTION, attend)
     AttentionMaskInterface.register(ATTENTION, _score_bias)
     return ATTENTION
 

@@ -148,3 +148,23 @@ def check_attention(
         )
     if query.shape[1] % key.shape[1]:
         raise LoweringError(f"{where}: {query.shape[1]} heads are not a multiple of {key.shape[1]} kv heads")
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    position_bias: torch.Tensor | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """query (1, heads, n, size), key and value (1, kv heads, n, size) -> (1, n, heads, size), by matrix products, which
+    any backend runs with everything around. For AttentionInterface; raises LoweringError as check_attention does."""
+    check_attention(module, query, key, options)
+    bias = position_bias if attention_mask is None else attention_mask
+    if position_bias is not None and attention_mask is not None:
+        bias = position_bias + attention_mask
+    return plain_attention(query, key, value, bias, scaling, softcap), None

@@ -92,7 +92,27 @@ def place(
     return _Placing(program, schemes, others).run(limits.pop())
 
 
-class _Placing:
+class Passing:
+    """Nodes that pass a value on: what changes nothing, and clamps that are the end of their producer's range."""
+
+    through: dict[torch.fx.Node, torch.fx.Node]
+    clamps: dict[torch.fx.Node, torch.fx.Node]
+
+    def source(self, node: torch.fx.Node) -> torch.fx.Node:
+        """The node whose value this one passes on."""
+        while node in self.through or node in self.clamps:
+            node = self.through[node] if node in self.through else self.clamps[node]
+        return node
+
+    def users(self, node: torch.fx.Node) -> list[torch.fx.Node]:
+        """Who reads the value, through what passes it on."""
+        found: list[torch.fx.Node] = []
+        for user in node.users:
+            found += self.users(user) if user in self.through or self.clamps.get(user) is node else [user]
+        return found
+
+
+class _Placing(Passing):
     """Walks the graph once forward and narrows what stays integer until nothing changes."""
 
     def __init__(
@@ -101,8 +121,7 @@ class _Placing:
         self.nodes = list(program.graph.nodes)
         self.schemes = schemes
         self.names = value_names(program, schemes, others)
-        self.through: dict[torch.fx.Node, torch.fx.Node] = {}
-        self.clamps: dict[torch.fx.Node, torch.fx.Node] = {}
+        self.through, self.clamps = {}, {}
         self.pads: set[torch.fx.Node] = set()
         self.left: list[str] = []
         self.static = self._static_layers()
@@ -121,19 +140,6 @@ class _Placing:
         self._narrow()
         self._drop_unlike()
         return self._placement(codes)
-
-    def source(self, node: torch.fx.Node) -> torch.fx.Node:
-        """The node whose value this one passes on."""
-        while node in self.through or node in self.clamps:
-            node = self.through[node] if node in self.through else self.clamps[node]
-        return node
-
-    def users(self, node: torch.fx.Node) -> list[torch.fx.Node]:
-        """Who reads the value, through what passes it on."""
-        found: list[torch.fx.Node] = []
-        for user in node.users:
-            found += self.users(user) if user in self.through or self.clamps.get(user) is node else [user]
-        return found
 
     def _static_layers(self) -> dict[torch.fx.Node, str]:
         found: dict[torch.fx.Node, str] = {}

@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 from exporter.errors import PlanError
 from exporter.schemes import Observer, QuantScheme
 from exporter.static.naming import is_lookup, is_product, operator_name, value_names
-from exporter.static.placing import Placement, clamp_bounds
+from exporter.static.placing import Passing, Placement, clamp_bounds
 from exporter.static.tidying import constants_of
 
 # Operators that move or choose values and keep their input's scale.
@@ -53,7 +53,7 @@ def place_whole(program: ExportedProgram, schemes: Mapping[str, QuantScheme], sy
     return _Whole(program, schemes, limits.pop(), symmetric).placement()
 
 
-class _Whole:
+class _Whole(Passing):
     """One walk over the graph for each decision."""
 
     def __init__(
@@ -76,7 +76,7 @@ class _Whole:
                 "`scheme: float`"
             )
         self.through = {n: n.args[0] for n in self.nodes if self._changes_nothing(n)}
-        self.clamps: dict[torch.fx.Node, torch.fx.Node] = {}
+        self.clamps = {}
 
     def placement(self) -> Placement:
         """All decisions."""
@@ -103,19 +103,6 @@ class _Whole:
             scores=frozenset(self._scores(integer)),
             constants={integer[n]: name for n, name in self.constants.items() if n in integer},
         )
-
-    def source(self, node: torch.fx.Node) -> torch.fx.Node:
-        """The node whose value this one passes on."""
-        while node in self.through or node in self.clamps:
-            node = self.through[node] if node in self.through else self.clamps[node]
-        return node
-
-    def users(self, node: torch.fx.Node) -> list[torch.fx.Node]:
-        """Who reads the value, through what passes it on."""
-        found: list[torch.fx.Node] = []
-        for user in node.users:
-            found += self.users(user) if user in self.through or self.clamps.get(user) is node else [user]
-        return found
 
     def _fixed(self, integer: Mapping[torch.fx.Node, str]) -> Iterator[tuple[str, tuple[float, float]]]:
         """Ranges that are known beforehand; steps are powers of two, as kernels for these functions have them."""

@@ -63,7 +63,7 @@ def verify_module(
     does not take.
     """
     progress(FLOAT_MODEL, 0.0)
-    cases, classes = _cases(model, recipe)
+    cases, classes = module_cases(model, recipe)
     exact = _each(model.float_model(), cases)
     references = _References(skeleton, cases)
     pair = (FLOAT_MODEL, DEQUANTIZED)
@@ -101,7 +101,7 @@ def verify_module(
     )
 
 
-def _cases(model: PythonModule, recipe: Recipe) -> tuple[list[_Case], Mapping[int, str] | None]:
+def module_cases(model: PythonModule, recipe: Recipe) -> tuple[list[_Case], Mapping[int, str] | None]:
     """What is run, and names of the classes where pictures are judged by them."""
     data = recipe.parity.data
     example = model.built[1]

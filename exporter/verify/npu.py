@@ -37,7 +37,7 @@ from exporter.parity.tasks import TaskComparison, TaskReport, embeddings, label_
 from exporter.recipe import Recipe
 from exporter.verify.classifying import Judged, classified
 from exporter.verify.encoder_material import Case, encoder_material
-from exporter.verify.modules import _cases as module_cases
+from exporter.verify.modules import module_cases
 from exporter.verify.outcome import GoldenInput, Verified
 from exporter.verify.text import FLOAT_MODEL
 

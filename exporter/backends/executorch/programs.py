@@ -28,7 +28,7 @@ from exporter.backends.executorch.running import _load
 from exporter.backends.executorch.threads import one_thread_in_torch
 from exporter.errors import ArtifactError
 from exporter.models.exporting import export
-from exporter.models.masks import check_attention, masking, plain_attention, score_bias
+from exporter.models.masks import attend, masking, score_bias
 from exporter.models.skeleton import shortened
 from exporter.quiet import native_stderr_held
 from exporter.signatures import BATCH
@@ -89,26 +89,6 @@ def _traced(net: torch.nn.Module, program: Program) -> torch.export.ExportedProg
     longest = max([axis.maximum for name, axis in signature.axes.items() if name != BATCH], default=1)
     with masking(longest, padded=False):
         return export(program.wrap(net), examples, shapes=(shapes,))
-
-
-def attend(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    softcap: float | None = None,
-    position_bias: torch.Tensor | None = None,
-    **options: Any,
-) -> tuple[torch.Tensor, None]:
-    """query (1, heads, n, size), key and value (1, kv heads, n, size) -> (1, n, heads, size), in operators that XNNPACK
-    runs in one delegate with everything around. Raises LoweringError as check_attention does."""
-    check_attention(module, query, key, options)
-    bias = position_bias if attention_mask is None else attention_mask
-    if position_bias is not None and attention_mask is not None:
-        bias = position_bias + attention_mask
-    return plain_attention(query, key, value, bias, scaling, softcap), None
 
 
 def register() -> str:

@@ -132,8 +132,7 @@ class NpuRunner:
 
         with tempfile.TemporaryDirectory(prefix="qexport-npu-") as name:
             given, found = Path(name) / "inputs.npz", Path(name) / "outputs.npz"
-            names = lowering.input_names(self.key, self.folder, len(cases[0]))
-            save_arrays(given, {n: np.stack([case[i] for case in cases]) for i, n in enumerate(names)})
+            save_arrays(given, {str(i): np.stack(each) for i, each in enumerate(zip(*cases, strict=True))})
             lowering.run(self.key, self.folder, given, found)
             arrays = np.load(found)
             return [[arrays[n][case] for n in arrays.files] for case in range(len(cases))]

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 import torch.ao.quantization.fx._decomposed  # registers the operators of a saved program
 
+from exporter.backends.npu.cases import Arrays, read_program, run_cases
 from exporter.errors import ArtifactError, LoweringError
-from exporter.numerics import save_arrays
 from exporter.static.naming import operator_name
 
 if TYPE_CHECKING:
@@ -66,30 +66,22 @@ def run_tosa(folder: str, inputs: str, outputs: str) -> dict[str, Any]:
 
     place = Path(folder)
     graph, ports = (place / GRAPH).read_bytes(), json.loads((place / PORTS).read_text())
-    arrays = np.load(inputs)
-    results: list[list[Any]] = []
-    start = time.perf_counter()
-    for case in range(len(arrays["0"])):
-        given = [_codes(arrays[str(port["place"])][case], port) for port in ports["inputs"]]
+
+    def run(arrays: Arrays) -> Arrays:
+        given = [_codes(arrays[port["place"]], port) for port in ports["inputs"]]
         found, status = tosa_reference_model.run(
             graph, given, verbosity="LOW", initialize_variable_tensor_from_numpy=True
         )
         if status != tosa_reference_model.GraphStatus.TOSA_VALID:
             raise LoweringError(f"Arm's reference model: the graph is not valid TOSA ({status})")
-        results.append([_values(found[port["place"]], port) for port in ports["outputs"]])
-    save_arrays(outputs, {str(i): np.stack(each) for i, each in enumerate(zip(*results, strict=True))})
-    return {"seconds": time.perf_counter() - start}
+        return [_values(found[port["place"]], port) for port in ports["outputs"]]
+
+    return run_cases(inputs, outputs, run)
 
 
 def check_program(path: Path, unit: str) -> None:
     """Raise ArtifactError where a .pte has anything but one delegate of that kind between its borders."""
-    from executorch.exir._serialize._program import deserialize_pte_binary
-
-    try:
-        program = deserialize_pte_binary(path.read_bytes()).program
-    except Exception as problem:  # a damaged file fails anywhere in it
-        raise ArtifactError(f"{path}: is no ExecuTorch program, or was damaged; export again") from problem
-    plans = program.execution_plan
+    plans = read_program(path).execution_plan
     allowed = (
         "quantized_decomposed::quantize_per_tensor",
         "quantized_decomposed::dequantize_per_tensor",

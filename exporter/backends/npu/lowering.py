@@ -21,14 +21,12 @@ from exporter.targets import Target
 if TYPE_CHECKING:
     from exporter.models.python_module import ModuleSkeleton
 
-NAMES = "inputs.json"  # names of the inputs, in their order
-
 
 def lower(skeleton: ModuleSkeleton, target: Target, folder: Path, progress: Progress) -> dict[str, object]:
     """Compile for every chip; facts for the manifest."""
     progress("tracing", 0.0)
     names = input_names_of(skeleton)
-    (folder / NAMES).write_text(json.dumps(names))
+    (folder / qnn.NAMES).write_text(json.dumps(names))
     compiled: Mapping[str, Any]
     if target.unit == "qnn":
         write_qdq(skeleton, names, folder / qnn.GRAPH)
@@ -97,14 +95,6 @@ def input_names_of(skeleton: ModuleSkeleton) -> tuple[str, ...]:
     parameters = list(inspect.signature(skeleton.forward).parameters)
     count = len(skeleton.example_inputs)
     return tuple(parameters[i] if i < len(parameters) else f"input_{i}" for i in range(count))
-
-
-def input_names(key: str, folder: Path, count: int) -> list[str]:
-    """Names under which a runner's job takes its inputs."""
-    if key == "onnxruntime-qnn":
-        found: list[str] = json.loads((folder / NAMES).read_text())
-        return found
-    return [str(place) for place in range(count)]
 
 
 def run(key: str, folder: Path, inputs: Path, outputs: Path) -> None:

@@ -5,19 +5,20 @@ compile_contexts and run_context are jobs of exporter.backends.npu.worker.
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
+from exporter.backends.npu.cases import run_cases
 from exporter.backends.npu.contexts import Compiled, chip_named, read_context
 from exporter.errors import ArtifactError, LoweringError, first_line
-from exporter.numerics import save_arrays
 from exporter.socs import SOCS, Soc
 
 GRAPH = "graph.qdq.onnx"  # what is compiled; every integer can be read in it
+NAMES = "inputs.json"  # names of the inputs, in their order
 _PROVIDER = "QNNExecutionProvider"
 # The provider knows these alone and takes any other for v68 without a word; the chip's number says enough.
 _KNOWN_ARCHS = (68, 69, 73, 75, 81)
@@ -48,18 +49,15 @@ def compile_contexts(graph: str, folder: str, socs: list[str]) -> dict[str, Any]
 
 
 def run_context(model: str, soc: str, inputs: str, outputs: str) -> dict[str, Any]:
-    """Run a compiled program on every row of `inputs`, a .npz of arrays by input, (cases, …); writes `outputs`."""
+    """Run a compiled program on every row of `inputs`, a .npz of arrays by position, (cases, …); writes `outputs`."""
     session = _session(Path(model), SOCS[soc], None)
-    arrays = np.load(inputs)
     names = [port.name for port in session.get_inputs()]
-    found: dict[str, list[Any]] = {port.name: [] for port in session.get_outputs()}
-    start = time.perf_counter()
-    for case in range(len(arrays[names[0]])):
-        results = session.run(list(found), {name: arrays[name][case] for name in names})
-        for name, array in zip(found, results, strict=True):
-            found[name].append(array)
-    save_arrays(outputs, {name: np.stack(each) for name, each in found.items()})
-    return {"seconds": time.perf_counter() - start}
+    order = json.loads((Path(model).parent / NAMES).read_text())
+    return run_cases(
+        inputs,
+        outputs,
+        lambda given: session.run(None, {n: a for n, a in zip(order, given, strict=True) if n in names}),
+    )
 
 
 def check_context(path: Path, soc: str) -> Compiled:

@@ -12,13 +12,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import torch.ao.quantization.fx._decomposed  # registers the operators of a saved program
 
+from exporter.backends.npu.cases import Arrays, read_program, run_cases
 from exporter.backends.npu.contexts import Compiled, chip_named, read_context
 from exporter.errors import ArtifactError, LoweringError
-from exporter.numerics import save_arrays
 from exporter.socs import SOCS
 from exporter.static.naming import operator_name
 from exporter.static.tidying import constant, constants_of, set_constant
@@ -53,24 +52,17 @@ def run_program(model: str, inputs: str, outputs: str) -> dict[str, Any]:
 
     method = Runtime.get().load_program(Path(model)).load_method("forward")
     assert method is not None
-    arrays = np.load(inputs)
-    given = [torch.from_numpy(arrays[name]) for name in sorted(arrays.files, key=int)]
-    results: list[list[Any]] = []
-    start = time.perf_counter()
-    for case in range(len(given[0])):
-        results.append([tensor.numpy().copy() for tensor in method.execute([each[case] for each in given])])
-    save_arrays(outputs, {str(i): np.stack(each) for i, each in enumerate(zip(*results, strict=True))})
-    return {"seconds": time.perf_counter() - start}
+
+    def run(given: Arrays) -> Arrays:
+        found = method.execute([torch.from_numpy(array) for array in given])
+        return [tensor.numpy().copy() for tensor in found]  # the runtime reuses its outputs' memory
+
+    return run_cases(inputs, outputs, run)
 
 
 def check_program(path: Path, soc: str) -> Compiled:
     """What a .pte is for. Raises ArtifactError where a node is outside the delegate, or it is for another chip."""
-    from executorch.exir._serialize._program import deserialize_pte_binary
-
-    try:
-        program = deserialize_pte_binary(path.read_bytes()).program
-    except Exception as problem:  # a damaged file fails anywhere in it
-        raise ArtifactError(f"{path}: is no ExecuTorch program, or was damaged; export again") from problem
+    program = read_program(path)
     plans = program.execution_plan
     operators = sorted({operator.name for plan in plans for operator in plan.operators})
     if operators:
