@@ -35,6 +35,7 @@ from exporter.parity import (
 )
 from exporter.parity.tasks import TaskComparison, TaskReport, embeddings, label_agreement
 from exporter.recipe import Recipe
+from exporter.samples.files import Sample
 from exporter.verify.classifying import Judged, classified
 from exporter.verify.encoder_material import Case, encoder_material
 from exporter.verify.modules import module_cases
@@ -50,7 +51,8 @@ _FACTOR_DB = 20 * log10(3.0)
 _RUNS = 3
 _SIMULATED = 24  # cases that a simulator is given: it takes a second for each
 _STEPS_OF_TEXT = 8  # of a language model, whose steps a simulator takes many seconds for
-_GOLDEN = 8
+_GOLDEN = 4  # cases that travel with the files
+_MOST_NUMBERS = 100_000  # of one case's outputs in vectors.json
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,15 @@ class _NpuCase:
     """One example: tensors of the fixed shapes, and which rows of the output count."""
 
     inputs: tuple[torch.Tensor, ...]
+    given: GoldenInput
     rows: NDArray[np.int64] | None = None
     text: Case | None = None
     picture: Judged | None = None
-    given: GoldenInput | None = None
+
+    @property
+    def name(self) -> str | None:
+        """For a person."""
+        return self.picture.name if self.picture else self.text.name if self.text else None
 
 
 @dataclass(frozen=True)
@@ -127,49 +134,51 @@ def verify_npu(
         )
     ]
     shipped: dict[str, list[Arrays]] = {}
+    held = replace(limits, min_noise_db=floor - _FACTOR_DB)
     for index, target in enumerate(recipe.targets):
-        progress(target.key, 0.5 + 0.5 * index / len(recipe.targets))
-        runner = BACKENDS[target.key].open_module(folder / target.key)
-        found = runner.run_many([[tensor.numpy() for tensor in case.inputs] for case in few])
-        shipped[target.key] = found
-        held = replace(limits, min_noise_db=floor - _FACTOR_DB)
-        lowered = ladder.compared(codes, found)
-        rungs.append(
-            Rung(f"{target.key} lowering", CODES, target.key, "lowering", "quantised", lowered, held)
-        )
-        result = ladder.compared(exact, found)
-        rungs.append(
-            Rung(f"{target.key} as shipped", FLOAT_MODEL, target.key, "shipped", "quantised", result, limits)
-        )
+        key = target.key
+        progress(key, 0.5 + 0.5 * index / len(recipe.targets))
+        runner = BACKENDS[key].open_module(folder / key)
+        shipped[key] = found = runner.run_many([[tensor.numpy() for tensor in case.inputs] for case in few])
+        lowered, result = ladder.compared(codes, found), ladder.compared(exact, found)
+        rungs.append(Rung(f"{key} lowering", CODES, key, "lowering", "quantised", lowered, held))
+        rungs.append(Rung(f"{key} as shipped", FLOAT_MODEL, key, "shipped", "quantised", result, limits))
     everything = len(few) == len(ladder.cases)
     tasks = _tasks(model, ladder, exact, shipped if everything else {CODES: codes})
-    golden = {
-        "task": "module",
-        "inputs": [
-            [tensor.tolist() for tensor in case.inputs] for case in few[:_GOLDEN] if case.given is None
-        ],
-        "examples": [
-            {
-                "name": case.picture.name if case.picture else case.text.name if case.text else None,
-                "text": case.text.text if case.text else None,
-                "outputs": {key: [array.tolist() for array in found[i]] for key, found in shipped.items()},
-            }
-            for i, case in enumerate(few[:_GOLDEN])
-        ],
-    }
+    counted = f"the simulators ran {len(few)} of {len(ladder.cases)} cases"
     notes = (
         *ladder.notes,
         f"noise floor: every value off by up to {steps:g} steps of its {bits}-bit codes leaves {floor:.1f} dB",
-        *(
-            [
-                f"the simulators ran {len(few)} of {len(ladder.cases)} cases; the task's figures are of {CODES}, on all"
-            ]
-            if not everything
-            else []
-        ),
+        *([] if everything else [f"{counted}; the task's figures are of {CODES}, on all"]),
     )
-    inputs = tuple(case.given for case in few[:_GOLDEN] if case.given is not None)
-    return Verified(ParityReport(tuple(rungs)), golden, notes, tasks, inputs)
+    return Verified(
+        ParityReport(tuple(rungs)),
+        _golden(few, shipped),
+        notes,
+        tasks,
+        tuple(case.given for case in few[:_GOLDEN]),
+    )
+
+
+def _golden(cases: Sequence[_NpuCase], shipped: Mapping[str, Sequence[Arrays]]) -> dict[str, Any]:
+    """What each simulator gave; inputs lie beside as tensors."""
+    return {
+        "task": "module",
+        "examples": [
+            {
+                "name": case.name,
+                "text": case.text.text if case.text else None,
+                "outputs": {key: _kept(found[number]) for key, found in shipped.items()},
+            }
+            for number, case in enumerate(cases[:_GOLDEN])
+        ],
+    }
+
+
+def _kept(outputs: Arrays) -> list[Any]:
+    """All outputs, or of very large ones (keys and values) the first alone."""
+    small = sum(array.size for array in outputs) <= _MOST_NUMBERS
+    return [array.tolist() for array in (outputs if small else outputs[:1])]
 
 
 def _ladder(model: PythonModule, recipe: Recipe) -> _Ladder:
@@ -177,7 +186,7 @@ def _ladder(model: PythonModule, recipe: Recipe) -> _Ladder:
         steps = [step for text in load_texts(recipe.parity.text) for step in model.steps(text.text)]
         chosen = steps[:: max(1, len(steps) // _STEPS_OF_TEXT)][:_STEPS_OF_TEXT]
         note = f"judged on {len(chosen)} steps of the text, each with the float model's keys and values before it"
-        return _Ladder([_NpuCase(step) for step in chosen], False, None, (note,))
+        return _Ladder([_NpuCase(step, given=_given(model, step)) for step in chosen], False, None, (note,))
     if not isinstance(model, FixedModel):
         found, classes = module_cases(model, recipe)
         cases = [
@@ -186,7 +195,9 @@ def _ladder(model: PythonModule, recipe: Recipe) -> _Ladder:
                 picture=Judged(case.picture.sample.path.name, case.picture.label, case.picture.source)
                 if case.picture
                 else None,
-                given=GoldenInput(case.picture.sample, case.picture.inputs) if case.picture else None,
+                given=GoldenInput(case.picture.sample, case.picture.inputs)
+                if case.picture
+                else _given(model, case.inputs),
             )
             for case in found
         ]
@@ -197,9 +208,16 @@ def _ladder(model: PythonModule, recipe: Recipe) -> _Ladder:
         rows = case.rows
         if model.takes_text and rows is not None:
             rows = rows[rows < model.length]
-        cases.append(_NpuCase(model.fixed(case.inputs), rows, case, given=GoldenInput(case.sample)))
+        inputs = model.fixed(case.inputs)
+        cases.append(_NpuCase(inputs, _given(model, inputs, case.sample), rows, case))
     vectors = model.model.task == "feature-extraction"
     return _Ladder(cases, vectors, model.model.labels or None, material.notes)
+
+
+def _given(model: PythonModule, inputs: Sequence[torch.Tensor], sample: Sample | None = None) -> GoldenInput:
+    """The tensors of one case, by the names of the inputs."""
+    names = model.input_names or tuple(f"input_{place}" for place in range(len(inputs)))
+    return GoldenInput(sample, {n: tensor.numpy() for n, tensor in zip(names, inputs, strict=True)})
 
 
 def _each(module: Callable[..., Any], cases: Sequence[_NpuCase]) -> list[Arrays]:
