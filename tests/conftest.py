@@ -97,3 +97,17 @@ def other_integers(tiny_checkpoint, tmp_path_factory):
     folder.mkdir()
     get_backend("executorch").lower(skeleton, recipe.targets[1], folder, lambda what, share: None)
     return place
+
+
+@pytest.fixture(autouse=True)
+def npu_packages(request) -> None:
+    """Tests that run vendors' compilers need their packages: missing ones skip on a laptop and fail in CI."""
+    if "npu" not in request.keywords:
+        return
+    from exporter.backends.npu import BACKENDS, vendor
+
+    problems = [problem for problem in map(vendor.missing, BACKENDS) if problem]
+    if problems and os.environ.get("CI") == "true":
+        pytest.fail(f"{problems[0]}; scripts/test --npu installs it")
+    if problems:
+        pytest.skip(problems[0])

@@ -70,6 +70,10 @@ def _div(x: Any, y: Any) -> torch.Tensor:
     return found
 
 
+def _sqrt(x: torch.Tensor) -> torch.Tensor:
+    return torch.reciprocal(torch.rsqrt(x))
+
+
 def _rsqrt(x: torch.Tensor) -> torch.Tensor:
     return torch.div(torch.ones(1), torch.sqrt(x))
 
@@ -78,6 +82,7 @@ def _rsqrt(x: torch.Tensor) -> torch.Tensor:
 _ARM = {
     aten.matmul.default: _matmul,
     aten.div.Tensor: _div,
+    aten.sqrt.default: _sqrt,
     aten.mean.dim: _mean,
     aten.adaptive_avg_pool2d.default: _pool,
     aten.layer_norm.default: _layer_norm,

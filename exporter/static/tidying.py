@@ -19,6 +19,7 @@ def tidied(program: ExportedProgram) -> ExportedProgram:
     _drop_assertions(program)
     _fold(program)
     _lift_numbers(program)
+    _spell_out_strides(program)
     program.graph.eliminate_dead_code()
     _drop_unused_constants(program)
     program.graph.lint()
@@ -165,6 +166,14 @@ def _lift_numbers(program: ExportedProgram) -> None:
             node.args = (*node.args[:place], held, *node.args[place + 1 :])
             if divides:
                 node.target = torch.ops.aten.mul.Tensor
+
+
+def _spell_out_strides(program: ExportedProgram) -> None:
+    """A pooling without a stride has that of its window; ExecuTorch's builders for Qualcomm want it said."""
+    for node in program.graph.nodes:
+        pools = node.op == "call_function" and operator_name(node) in ("max_pool2d", "avg_pool2d")
+        if pools and (len(node.args) < 3 or not node.args[2]):
+            node.args = (*node.args[:2], node.args[1], *node.args[3:])
 
 
 def _drop_unused_constants(program: ExportedProgram) -> None:

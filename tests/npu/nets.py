@@ -48,6 +48,42 @@ def samples():
             torch.randint(0, 64, (1, 2), generator=generator, dtype=torch.int32),
         )
 """
+OPERATORS = """\
+import torch
+F = torch.nn.functional
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(8, 8, 3, padding=1)
+        self.line = torch.nn.Conv1d(8, 8, 3, padding=1)
+        self.head = torch.nn.Linear(8, 8)
+        self.rms = torch.nn.RMSNorm(8)
+
+    def forward(self, x):
+        x = F.hardswish(self.conv(F.pad(x, (1, 0, 1, 0))))
+        x = F.max_pool2d(x, 2)
+        x = F.avg_pool2d(x, 2)
+        rows = x.flatten(2)
+        rows = torch.tanh(self.line(rows)).permute(0, 2, 1)
+        a, b = self.head(rows).split(4, dim=-1)
+        rows = torch.cat([torch.sigmoid(a), F.silu(b)], dim=-1)
+        rows = self.rms(rows - rows.mean(-1, keepdim=True))
+        scores = torch.softmax(torch.bmm(rows, rows.transpose(1, 2)) * 0.5, dim=-1)
+        rows = torch.bmm(scores, rows)
+        rows = rows / torch.sqrt((rows * rows).sum(-1, keepdim=True) + 1.0)
+        rows = torch.neg(rows).clamp(min=-0.5, max=0.5) + torch.exp(-torch.abs(rows))
+        return rows[:, 1:, :].unsqueeze(1).expand(1, 2, rows.shape[1] - 1, 8).squeeze(0)
+
+def build():
+    torch.manual_seed(0)
+    return Net().eval(), (torch.randn(1, 8, 16, 16),)
+
+def samples():
+    g = torch.Generator().manual_seed(1)
+    for _ in range(8):
+        yield (torch.randn(1, 8, 16, 16, generator=g),)
+"""
 SCHEMES = "".join(
     f"  {weights}_{group}: {{weights: {weights}, group: {group}, activations: ACTIVATIONS}}\n"
     for weights in ("int8", "int4")
@@ -73,6 +109,19 @@ def entries_recipe(
     path.write_text(
         f"schema: 1\nname: entries\nmodel: {{source: 'python:{name}:build', task: module}}\n"
         f"schemes:\n{SCHEMES.replace('ACTIVATIONS', activations)}rules:\n{rules}"
+        f"calibration: {{python: '{name}:samples', samples: 8}}\ntargets: [{targets}]\n"
+    )
+    return path
+
+
+def operators_recipe(folder: Path, monkeypatch: Any, activations: str, targets: str) -> Path:
+    """A recipe of a module in which every operator of exporter.backends.npu.capabilities.OPERATORS is used."""
+    name = importable(folder, monkeypatch, OPERATORS)
+    path = folder / "r.yaml"
+    path.write_text(
+        f"schema: 1\nname: operators\nmodel: {{source: 'python:{name}:build', task: module}}\n"
+        f"schemes:\n  w8: {{weights: int8, group: channel, activations: {activations}}}\n"
+        "rules:\n  - {match: '**', scheme: w8}\n"
         f"calibration: {{python: '{name}:samples', samples: 8}}\ntargets: [{targets}]\n"
     )
     return path

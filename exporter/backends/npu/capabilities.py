@@ -1,7 +1,7 @@
 """What each NPU target takes, as data: the plan's lint reads it, and a test lowers one layer for every entry.
 
 An entry is a combination of layer, weights, group and activations. `source` says where it is written down; all of them
-were compiled and run as well (tests/npu/test_capabilities.py).
+were compiled and run as well (tests/npu/test_npu_capabilities.py).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from nets import entries_recipe
+from nets import entries_recipe, operators_recipe
 
 from exporter.artifacts import read_manifest
 from exporter.backends.npu.capabilities import TABLES
@@ -41,6 +41,16 @@ def test_each_entry_compiles_and_computes_its_codes(
         }
         assert entries <= planned
         assert facts["on_npu"] == "100 %"
+
+
+@pytest.mark.npu
+@pytest.mark.parametrize(
+    ("targets", "activations"), [(HTP, "static-int16"), (TOSA, "static-int8")], ids=["htp a16", "tosa a8"]
+)
+def test_each_operator_computes_its_codes(tmp_path, monkeypatch, qexport, targets, activations):
+    recipe = operators_recipe(tmp_path, monkeypatch, activations, targets)
+    done = qexport("--recipe", recipe, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
 
 
 def test_a_table_says_where_each_entry_is_written_down():
