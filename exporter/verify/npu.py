@@ -2,8 +2,8 @@
 
 The codes are computed in PyTorch exactly; an NPU rounds once more wherever its arithmetic ends. What that leaves room
 for is measured: the PyTorch side again, every value off by up to so many steps before it is rounded as single operators
-of that NPU are (tests/npu/test_npu_capabilities.py). A simulator whose error is more than three times that, in RMS, does not
-compute the program.
+of that NPU are (tests/npu/test_npu_capabilities.py). A simulator whose error is more than three times that, in RMS,
+does not compute the program.
 """
 
 from __future__ import annotations
