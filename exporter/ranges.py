@@ -87,9 +87,12 @@ def read_ranges(folder: Path) -> StaticPlan:
 def border_notes(model: Model, schemes: Mapping[str, QuantScheme], dialect: Dialect) -> tuple[str, ...]:
     """Where values go from float to integers and back, what that moves, and which operators stay float between.
 
-    On an NPU there are no such borders, and nothing is traced for a plan.
+    On an NPU there are no such borders; a module of one's own is traced all the same, since nobody knows its operators.
+    Raises PlanError for one that an NPU has not.
     """
     if dialect != "cpu":
+        if isinstance(model, PythonModule) and model.inner is None and static_layers(schemes):
+            _placed(model, schemes, dialect)
         return (
             "every value has codes of its own, constants too; inputs and outputs are float at the border alone",
         )
@@ -128,10 +131,11 @@ def _placed(
 ) -> tuple[torch.export.ExportedProgram, Placement]:
     """The float program and what of it becomes integers."""
     from exporter.models.exporting import export
-    from exporter.static.dialects import placed, prepared
+    from exporter.static.dialects import check_operators, placed, prepared
 
     module, inputs, shapes = model.built
     program = prepared(export(module, inputs, shapes=shapes), dialect)
+    check_operators(program, dialect)
     quantised = [name for name, scheme in schemes.items() if not scheme.is_float and not scheme.is_static]
     return program, placed(program, static_layers(schemes), dialect, quantised)
 

@@ -6,15 +6,48 @@ from collections.abc import Collection, Mapping
 
 from torch.export import ExportedProgram
 
-from exporter.errors import LoweringError
+from exporter.errors import LoweringError, PlanError
 from exporter.schemes import QuantScheme
 from exporter.static.decomposing import for_arm, for_qualcomm
 from exporter.static.graph import fold_constants, functional, insert
+from exporter.static.naming import module_path, operator_name
 from exporter.static.params import StaticPlan
 from exporter.static.placing import Placement, place
 from exporter.static.tidying import flatten_products, tidied
 from exporter.static.whole import place_whole
 from exporter.targets import Dialect
+
+# Operators of a prepared program that were compiled and run on each maker's NPUs (tests/npu/test_npu_capabilities.py).
+_BOTH = frozenset(
+    {
+        "_unsafe_view", "abs", "add", "alias", "avg_pool2d", "bmm", "cat", "chunk", "clamp", "clone",
+        "contiguous", "conv1d", "conv2d", "detach", "dropout", "embedding", "exp", "expand", "flatten",
+        "gelu", "getitem", "hardswish", "hardtanh", "linear", "max_pool2d", "mul", "neg", "pad", "permute",
+        "relu", "relu6", "repeat", "reshape", "select", "sigmoid", "slice", "split", "split_with_sizes",
+        "squeeze", "sub", "sum", "t", "tanh", "transpose", "unsqueeze", "view",
+    }
+)  # fmt: skip
+OPERATORS: Mapping[Dialect, frozenset[str]] = {
+    "qualcomm": _BOTH
+    | {"adaptive_avg_pool2d", "div", "layer_norm", "matmul", "mean", "rms_norm", "softmax", "sqrt"},
+    "arm": _BOTH | {"amax", "reciprocal", "rsqrt"},
+}
+_MAKERS = {"qualcomm": "Qualcomm's", "arm": "Arm's"}
+
+
+def check_operators(program: ExportedProgram, dialect: Dialect) -> None:
+    """Raise PlanError for the first operator of a prepared program that was not proven on the dialect's NPUs."""
+    if dialect == "cpu":
+        return
+    for node in program.graph.nodes:
+        name = operator_name(node) if node.op == "call_function" else ""
+        if name and name not in OPERATORS[dialect]:
+            where = f" in {path}" if (path := module_path(node)) else ""
+            known = ", ".join(sorted(OPERATORS[dialect]))
+            raise PlanError(
+                f"operator {name}{where}: is not among those that were proven on {_MAKERS[dialect]} NPUs, and the CPU "
+                f"may not run it; they are: {known}. Write the module with these, or take the CPU's targets"
+            )
 
 
 def prepared(program: ExportedProgram, dialect: Dialect) -> ExportedProgram:

@@ -107,6 +107,21 @@ def test_layers_that_stay_float_or_round_as_they_run(plan):
     ) in found
 
 
+@pytest.mark.parametrize(
+    "target", ["{backend: onnxruntime, ep: qnn, soc: SM8750}", "{backend: executorch, delegate: tosa}"]
+)
+def test_an_operator_that_no_npu_has(tmp_path, monkeypatch, plan, target):
+    (path,) = tmp_path.glob("nets_*.py")
+    path.write_text(NET.replace("self.head(", "self.head(torch.cumsum(").replace("(2, 3)))", "(2, 3)), 1))"))
+    found = plan(f"[{target}]")
+    maker = "Arm's" if "tosa" in target else "Qualcomm's"
+    assert (
+        f"error: operator cumsum: is not among those that were proven on {maker} NPUs, and the CPU may not run it"
+        in found
+    )
+    assert found.rstrip().endswith("Write the module with these, or take the CPU's targets")
+
+
 def test_int4_beside_16_bits_on_tosa(plan):
     found = plan("[{backend: executorch, delegate: tosa}]", W8.replace("int8,", "int4,"))
     assert "weights int4 is not among what conv layers take there; allowed: int8" in found
