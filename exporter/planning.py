@@ -117,7 +117,8 @@ def _notes(recipe: Recipe, model: ModelLayers) -> Iterator[str]:
     fixed_scales = any(t.backend == "onnxruntime" and t.kv_cache == "int8" for t in recipe.targets)
     if any(rule.scheme.is_static for rule in recipe.rules):
         if recipe.calibration is None:
-            yield "ranges of static activations are measured on the example inputs; calibration: names samples"
+            own = "the example inputs" if recipe.model.task == "module" else "the package's own text"
+            yield f"ranges of static activations are measured on {own}; calibration: names samples"
     elif recipe.calibration is not None and not fixed_scales:
         yield "calibration is checked and not used: methods rtn and mse, and dynamic-int8, need none"
     elif recipe.calibration is not None:
@@ -229,7 +230,7 @@ class _Lint:
             for index, reason in reasons.items():
                 groups.setdefault((index, reason), {}).setdefault(self.rules[name].index, []).append(name)
         way_out = "choose another scheme"
-        if self.recipe.on_unsupported == "error":
+        if self.recipe.on_unsupported == "error" and not self.recipe.targets[0].on_npu:
             way_out += ", or set on_unsupported: float to keep such layers float on every target"
         for (index, reason), by_rule in groups.items():
             label = target_label(self.recipe.targets[index])

@@ -8,23 +8,11 @@ n = 1 decodes; a longer n takes a prompt in pieces. Both are programs of the sam
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import cached_property
-from importlib import resources
-
 import torch
 
 from exporter.errors import TraceError
-from exporter.layers import LayerInfo, ModelLayers
-from exporter.models.causal_lm import CausalLM
-from exporter.models.fixed import HIDDEN, hiding, register
-from exporter.models.folding import Folding
-from exporter.models.python_module import PythonModule
+from exporter.models.fixed import HIDDEN, hiding
 from exporter.models.seq2seq_cache import GrowingStates
-from exporter.numerics import FloatArray
-
-_EVERY = 7  # steps of a text between two samples, so that neighbours, which are alike, are not both taken
-_FIRST = 8  # steps before the first sample: what follows the first token has another range than all the rest
 
 
 class FixedDecoder(torch.nn.Module):
@@ -104,93 +92,3 @@ def _use_one(module: torch.nn.Module, factor: torch.Tensor, eps: float) -> None:
 
 def _norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     return torch.nn.functional.rms_norm(x, (x.shape[-1],), weight, eps)
-
-
-class FixedDecoderModel(PythonModule):
-    """A language model's decoder, as the module of one's own that it is for an NPU."""
-
-    holder = "net."
-
-    def __init__(self, model: CausalLM, past: int, new: int = 1) -> None:
-        self.model, self.past, self.new = model, past, new
-
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """In their order."""
-        pairs = [f"past_{part}_{i}" for i in range(self._layers) for part in ("key", "value")]
-        return ("input_ids", "position", "attention_mask", *pairs)
-
-    @cached_property
-    def built(self) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...], None]:
-        """(module with the checkpoint's weights, example inputs, None)."""
-        net = self.model.built(lambda name, module: None, register())
-        for name, module in list(net.named_modules()):
-            if name.rpartition(".")[2] == "rotary_emb":
-                net.set_submodule(name, RotaryTable(module, self.past + self.new + 1))
-        rms_norms_as_one(net)
-        module = FixedDecoder(net, self._layers, self.past, self.new).eval().requires_grad_(False)
-        self.folding = Folding()
-        return module, self._inputs([1] * self.new, 0, self._empty()), None
-
-    def layers(self) -> ModelLayers:
-        """Layers from the configuration alone; the state lies outside the graph."""
-        found = self.model.layers()
-        return ModelLayers(found.layers, found.other_parameters, found.description)
-
-    def identity(self) -> dict[str, object]:
-        """Of the model's files."""
-        return self.model.identity()
-
-    def weight(self, layer: LayerInfo) -> FloatArray:
-        """(out, in) float32 weight of one layer."""
-        return self.model.weight(layer)
-
-    def own_samples(self) -> Iterator[tuple[torch.Tensor, ...]]:
-        """Steps of the package's own text."""
-        yield from self._own_steps
-
-    @cached_property
-    def _own_steps(self) -> list[tuple[torch.Tensor, ...]]:
-        """Kept: they are asked for several times, and each is a run of the model."""
-        text = (resources.files("exporter") / "data" / "calibration_text.txt").read_text(encoding="utf-8")
-        return list(self.steps(text))
-
-    def of_text(self, text: str) -> tuple[torch.Tensor, ...]:
-        """The last step of a text, or of what of it fits."""
-        return list(self.steps(text))[-1]
-
-    def steps(self, text: str, every: int = _EVERY) -> Iterator[tuple[torch.Tensor, ...]]:
-        """Inputs of every so many steps through a text, the float model's own keys and values before them."""
-        module, _, _ = self.built
-        ids = self.model.tokenizer().encode(text)[: self.past + self.new]
-        past, first = self._empty(), 0
-        while first + self.new <= len(ids):
-            inputs = self._inputs(ids[first : first + self.new], first, past)
-            if first >= _FIRST and (first - _FIRST) // self.new % every == 0:
-                yield inputs
-            if first + self.new > self.past:
-                break
-            with torch.no_grad():
-                found = module(*inputs)
-            for buffer, state in zip(past, found[1:], strict=True):
-                buffer[:, :, first : first + self.new] = state
-            first += self.new
-
-    def _inputs(
-        self, ids: Sequence[int], first: int, past: Sequence[torch.Tensor]
-    ) -> tuple[torch.Tensor, ...]:
-        mask = torch.zeros(1, self.past + self.new)
-        mask[:, :first] = 1.0
-        mask[:, self.past :] = 1.0
-        place = torch.arange(first, first + self.new, dtype=torch.int32)
-        return (torch.tensor([list(ids)], dtype=torch.int32), place, mask, *(each.clone() for each in past))
-
-    def _empty(self) -> list[torch.Tensor]:
-        found = []
-        for cache in self.model.layers().cache:
-            found += [torch.zeros(1, cache.kv_heads, self.past, cache.head_size) for _ in range(2)]
-        return found
-
-    @property
-    def _layers(self) -> int:
-        return len(self.model.layers().cache)

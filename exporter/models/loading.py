@@ -52,17 +52,15 @@ def for_targets(model: Model, targets: Sequence[Target]) -> Model:
     """The model as its targets take it: an NPU takes one module of fixed shapes. Raises PlanError where it has none."""
     if not targets[0].on_npu:
         return model
-    from exporter.models.fixed import FixedModel
+    from exporter.models.npu_models import FixedDecoderModel, FixedModel
 
     if isinstance(model, PythonModule):
         return model
     if isinstance(model, CausalLM):
-        from exporter.models.fixed_decoder import FixedDecoderModel
-
         return FixedDecoderModel(model, targets[0].length)
     if isinstance(model, EncoderDecoder):
         raise PlanError(
             f"{targets[0].key}: task {model.task} is two programs with keys and values between them, which is not "
             "built for NPUs; take the CPU's targets"
         )
-    return FixedModel(model, min(targets[0].length, model.longest))
+    return FixedModel(model, targets[0].length)

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from exporter.backends.npu import BACKENDS
 from exporter.errors import QexportError
 from exporter.evaluate import load_texts
-from exporter.models.fixed import FixedModel
-from exporter.models.fixed_decoder import FixedDecoderModel
+from exporter.models.npu_models import FixedDecoderModel, FixedModel
 from exporter.models.python_module import ModuleSkeleton, PythonModule
 from exporter.models.static_reference import StaticReference
 from exporter.parity import (

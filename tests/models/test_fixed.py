@@ -7,9 +7,8 @@ import pytest
 import torch
 from encoder_checkpoints import TASKS, write, write_stages
 
-from exporter.models.fixed import FixedModel
-from exporter.models.fixed_decoder import FixedDecoderModel
 from exporter.models.loading import for_targets, open_model
+from exporter.models.npu_models import FixedDecoderModel, FixedModel
 from exporter.targets import Target
 
 LENGTH = 16

@@ -1,0 +1,229 @@
+"""Models with a task as the modules of one's own that they are for an NPU: what calibrates and is judged, and on what.
+
+Nothing here imports torch before a weight or a trace is asked for: a plan must not wait for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporter.layers import LayerInfo, ModelLayers
+from exporter.models.causal_lm import CausalLM
+from exporter.models.pretrained import Pretrained
+from exporter.models.python_module import PythonModule
+from exporter.numerics import FloatArray
+from exporter.signatures import Port
+from exporter.tasks import SPECS
+
+if TYPE_CHECKING:
+    import torch
+
+_OWN_SENTENCES = 64
+_EVERY = 7  # steps of a text between two samples, so that neighbours, which are alike, are not both taken
+_FIRST = 8  # steps before the first sample: what follows the first token has another range than all the rest
+
+
+class ModuleOfTask(PythonModule):
+    """What a task's model has that a function of a person's own has not."""
+
+    holder = "net."
+
+    def __init__(self, model: Pretrained) -> None:
+        self.inner = model
+
+    def identity(self) -> dict[str, object]:
+        """Of the model's files."""
+        assert self.inner is not None
+        return self.inner.identity()
+
+    def weight(self, layer: LayerInfo) -> FloatArray:
+        """(out, in) float32 weight of one layer."""
+        assert self.inner is not None
+        return self.inner.weight(layer)
+
+
+def own_text() -> str:
+    """The package's, for ranges where the recipe names no samples."""
+    return (resources.files("exporter") / "data" / "calibration_text.txt").read_text(encoding="utf-8")
+
+
+class FixedModel(ModuleOfTask):
+    """A model with a task, as the module of one's own that it is for an NPU."""
+
+    def __init__(self, model: Pretrained, length: int) -> None:
+        super().__init__(model)
+        self.model, self._asked = model, length
+
+    @property
+    def length(self) -> int:
+        """Tokens of every text, no more than the model takes."""
+        return min(self._asked, self.model.longest)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Of the inputs, in their order."""
+        return tuple(port.name for port in self.model.program.signature.inputs)
+
+    @cached_property
+    def built(self) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...], None]:
+        """(module with the checkpoint's weights, example inputs of the fixed shapes, None)."""
+        from exporter.models.fixed import FixedEncoder, register
+        from exporter.models.folding import Folding
+        from exporter.models.programs import Wanted
+
+        net = self.model.built(lambda name, module: None, register())
+        wanted = Wanted(SPECS[self.model.task].output, self.model.sentence)
+        module = FixedEncoder(net, self.input_names, wanted).eval().requires_grad_(False)
+        inputs = tuple(self._example(port) for port in self.model.program.signature.inputs)
+        self.folding = Folding()
+        return module, inputs, None
+
+    def layers(self) -> ModelLayers:
+        """Layers from the configuration alone; no weight is read."""
+        return self.model.layers()
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether its samples are texts."""
+        return SPECS[self.model.task].medium == "text"
+
+    def own_samples(self) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Sentences of the package's own text; a model of pictures has its example inputs alone."""
+        if not self.takes_text:
+            yield self.built[1]
+            return
+        for line in re.split(r"(?<=[.!?])\s+", own_text())[:_OWN_SENTENCES]:
+            if line.strip():
+                yield self.of_text(line.strip())
+
+    def of_text(self, text: str) -> tuple[torch.Tensor, ...]:
+        """What the model's own processor makes of a text, of the fixed length."""
+        from exporter.models.programs import IDS, MASK
+
+        found = dict(self.model.processor.prepare(text))
+        found.setdefault(MASK, np.ones_like(found[IDS]))
+        return self.fixed(found)
+
+    def fixed(self, inputs: Mapping[str, NDArray[Any]]) -> tuple[torch.Tensor, ...]:
+        """One example, (1, n) each, padded on the right to the length; beyond it is cut off."""
+        import torch
+
+        from exporter.models.programs import LENGTH
+
+        found = []
+        for port, example in zip(self.model.program.signature.inputs, self.built[1], strict=True):
+            array = np.asarray(inputs[port.name])
+            if LENGTH in port.shape:
+                array = array[:, : self.length]
+                array = np.pad(array, ((0, 0), (0, self.length - array.shape[1])))
+            found.append(torch.from_numpy(array).to(example.dtype))
+        return tuple(found)
+
+    def _example(self, port: Port) -> torch.Tensor:
+        import torch
+
+        from exporter.models.programs import IDS, LENGTH, TYPES
+
+        shape = [
+            self.length if axis == LENGTH else 1 if isinstance(axis, str) else axis for axis in port.shape
+        ]
+        if port.name in (IDS, TYPES):
+            return torch.full(shape, int(port.name == IDS), dtype=torch.int32)
+        return torch.ones(shape)
+
+
+class FixedDecoderModel(ModuleOfTask):
+    """A language model's decoder, as the module of one's own that it is for an NPU."""
+
+    def __init__(self, model: CausalLM, past: int, new: int = 1) -> None:
+        super().__init__(model)
+        self.model, self.past, self.new = model, past, new
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """In their order."""
+        pairs = [f"past_{part}_{i}" for i in range(self._layers) for part in ("key", "value")]
+        return ("input_ids", "position", "attention_mask", *pairs)
+
+    @cached_property
+    def built(self) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...], None]:
+        """(module with the checkpoint's weights, example inputs, None)."""
+        from exporter.models.fixed import register
+        from exporter.models.fixed_decoder import FixedDecoder, RotaryTable, rms_norms_as_one
+        from exporter.models.folding import Folding
+
+        net = self.model.built(lambda name, module: None, register())
+        for name, module in list(net.named_modules()):
+            if name.rpartition(".")[2] == "rotary_emb":
+                net.set_submodule(name, RotaryTable(module, self.past + self.new + 1))
+        rms_norms_as_one(net)
+        module = FixedDecoder(net, self._layers, self.past, self.new).eval().requires_grad_(False)
+        self.folding = Folding()
+        return module, self._inputs([1] * self.new, 0, self._empty()), None
+
+    def layers(self) -> ModelLayers:
+        """Layers from the configuration alone; the state lies outside the graph."""
+        found = self.model.layers()
+        return ModelLayers(found.layers, found.other_parameters, found.description)
+
+    def own_samples(self) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Steps of the package's own text."""
+        yield from self._own_steps
+
+    @cached_property
+    def _own_steps(self) -> list[tuple[torch.Tensor, ...]]:
+        """Kept: they are asked for several times, and each is a run of the model."""
+        return list(self.steps(own_text()))
+
+    def of_text(self, text: str) -> tuple[torch.Tensor, ...]:
+        """The last step of a text, or of what of it fits."""
+        return list(self.steps(text))[-1]
+
+    def steps(self, text: str, every: int = _EVERY) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Inputs of every so many steps through a text, the float model's own keys and values before them."""
+        import torch
+
+        module, _, _ = self.built
+        ids = self.model.tokenizer().encode(text)[: self.past + self.new]
+        past, first = self._empty(), 0
+        while first + self.new <= len(ids):
+            inputs = self._inputs(ids[first : first + self.new], first, past)
+            if first >= _FIRST and (first - _FIRST) // self.new % every == 0:
+                yield inputs
+            if first + self.new > self.past:
+                break
+            with torch.no_grad():
+                found = module(*inputs)
+            for buffer, state in zip(past, found[1:], strict=True):
+                buffer[:, :, first : first + self.new] = state
+            first += self.new
+
+    def _inputs(
+        self, ids: Sequence[int], first: int, past: Sequence[torch.Tensor]
+    ) -> tuple[torch.Tensor, ...]:
+        import torch
+
+        mask = torch.zeros(1, self.past + self.new)
+        mask[:, :first] = 1.0
+        mask[:, self.past :] = 1.0
+        place = torch.arange(first, first + self.new, dtype=torch.int32)
+        return (torch.tensor([list(ids)], dtype=torch.int32), place, mask, *(each.clone() for each in past))
+
+    def _empty(self) -> list[torch.Tensor]:
+        import torch
+
+        found = []
+        for cache in self.model.layers().cache:
+            found += [torch.zeros(1, cache.kv_heads, self.past, cache.head_size) for _ in range(2)]
+        return found
+
+    @property
+    def _layers(self) -> int:
+        return len(self.model.layers().cache)
