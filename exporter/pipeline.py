@@ -342,7 +342,7 @@ def _report_data(
         }
     return {
         "recipe": {"name": recipe.name, "text": recipe.text, "sha256": recipe.sha256},
-        "model": {**model.identity(), "task": model.task, "description": plan.model},
+        "model": {**model.identity(), "task": recipe.model.task, "description": plan.model},
         "plan": plan.to_json(),
         "parity": verified.parity.to_json(),
         "notes": list(verified.notes),

@@ -22,6 +22,15 @@ if TYPE_CHECKING:
     from exporter.models.python_module import ModuleSkeleton
 
 
+# The one node of a compiled file.
+_ALONE = {
+    "qnn": "com.microsoft::EPContext",
+    "qualcomm": "delegate QnnBackend",
+    "tosa": "delegate TOSABackend",
+    "ethos-u": "delegate EthosUBackend",
+}
+
+
 def lower(skeleton: ModuleSkeleton, target: Target, folder: Path, progress: Progress) -> dict[str, object]:
     """Compile for every chip; facts for the manifest."""
     progress("tracing", 0.0)
@@ -55,7 +64,7 @@ def lower(skeleton: ModuleSkeleton, target: Target, folder: Path, progress: Prog
     check(target, folder)
     progress("done", 1.0)
     return {
-        "operators": [],
+        "operators": [_ALONE[target.unit]],
         "min_runtime": runtime,
         "compiled": compiled,
         "chips": {name: f"v{SOCS[name].arch}" for name in target.soc},
