@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.artifacts import read_manifest, target_bytes
-from exporter.backends import NAMES, get_backend
+from exporter.backends import CPUS, get_backend
 from exporter.benchmarks.figures import Memory, Spread
 from exporter.benchmarks.machine import processor, read_bandwidth
 from exporter.benchmarks.processes import WorkerProcess, WorkerSpec, started
@@ -253,9 +253,15 @@ def _plan_of(folder: Path, manifest: Mapping[str, Any]) -> QuantPlan:
 
 def _forecasts(folder: Path, plan: QuantPlan, wanted: Sequence[str]) -> list[Forecast]:
     held = {forecast.target.key: forecast for forecast in plan.forecasts}
+    npus = [name for name in held if name not in CPUS]
+    if npus:
+        raise ArtifactError(
+            f"{folder}: is compiled for NPUs ({', '.join(npus)}), and what simulates them here says nothing of their "
+            "speed; measure it on the phone"
+        )
     for name in wanted:
-        if name not in NAMES:
-            raise ArtifactError(f"runtime {name!r} is not known; there are: {', '.join(NAMES)}")
+        if name not in CPUS:
+            raise ArtifactError(f"runtime {name!r} is not known; there are: {', '.join(CPUS)}")
         if name not in held:
             raise ArtifactError(f"{folder}: holds no {name}, only {', '.join(held)}")
     return [forecast for name, forecast in held.items() if not wanted or name in wanted]

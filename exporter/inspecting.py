@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from exporter.backends import NAMES, get_backend
+from exporter.backends import CPUS, NAMES, get_backend
 from exporter.backends.base import PackedLayer
 from exporter.errors import ArtifactError
 from exporter.numerics import sha256_of
@@ -22,11 +22,17 @@ _ENDINGS = {backend: suffix for suffix, backend in _SUFFIXES.items()}
 def inspect_artifact(artifact: Path) -> dict[str, Any]:
     """{backend: {"layers": {name: {bits, group, integers, scales, bytes}}}} for a folder or one file.
 
+    A backend whose compiled form hides its integers has no layers, and the reason as "hidden".
+
     Raises ArtifactError when there is nothing that can be read.
     """
     found = {}
     for name, folder in _folders(artifact).items():
-        path = folder / f"model{_ENDINGS[name]}"
+        hidden = getattr(get_backend(name), "unreadable", None)
+        if hidden:
+            found[name] = {"layers": {}, "hidden": hidden}
+            continue
+        path = folder / f"model{_ENDINGS.get(name, '')}"
         if path.is_file() and not path.stat().st_size:  # to protobuf, no bytes are a model without layers
             raise ArtifactError(f"{path}: is empty (0 bytes); export again with --force")
         packed = get_backend(name).read_back(folder)
@@ -36,6 +42,10 @@ def inspect_artifact(artifact: Path) -> dict[str, Any]:
 
 def render_inspection(found: dict[str, Any]) -> RenderableType:
     """A row per layer; the last column says whether the runtimes hold the same integers and scales."""
+    hidden = [f"{name}: {entry['hidden']}" for name, entry in found.items() if "hidden" in entry]
+    found = {name: entry for name, entry in found.items() if "hidden" not in entry}
+    if not found:
+        return Group(*hidden)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("layer", overflow="fold")
     table.add_column("bits", justify="right")
@@ -59,7 +69,7 @@ def render_inspection(found: dict[str, Any]) -> RenderableType:
             row.append("yes" if same else "[red]NO[/]")
         table.add_row(*row)
     if len(found) < 2:
-        return table
+        return Group(table, *hidden) if hidden else table
     total = f"{len(names) - len(different)} of {len(names)} layers hold the same integers and scales in every file"
     return Group(table, total)
 
@@ -94,6 +104,6 @@ def _folders(artifact: Path) -> dict[str, Path]:
         if not found and (artifact / f"model{suffix}").is_file():
             return {name: artifact}
     if not found:
-        folders = " or ".join(f"{get_backend(name).folder}/" for name in NAMES)
+        folders = " or ".join(f"{get_backend(name).folder}/" for name in CPUS)
         raise ArtifactError(f"{artifact}: holds no {folders}, so there is nothing to inspect")
     return found

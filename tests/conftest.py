@@ -102,7 +102,7 @@ def other_integers(tiny_checkpoint, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def npu_packages(request) -> None:
     """Tests that run vendors' compilers need their packages: missing ones skip on a laptop and fail in CI."""
-    if "npu" not in request.keywords:
+    if request.node.get_closest_marker("npu") is None:
         return
     from exporter.backends.npu import BACKENDS, vendor
 

@@ -9,7 +9,8 @@ from exporter.errors import PlanError
 
 _MODULES = {"onnxruntime": "exporter.backends.ort", "executorch": "exporter.backends.executorch"}
 _NPUS = ("onnxruntime-qnn", "executorch-qualcomm", "executorch-tosa", "executorch-ethos-u")
-NAMES: tuple[str, ...] = (*_MODULES, *_NPUS)
+CPUS: tuple[str, ...] = tuple(_MODULES)
+NAMES: tuple[str, ...] = (*CPUS, *_NPUS)
 
 
 def get_backend(name: str) -> Backend:

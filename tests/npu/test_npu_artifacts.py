@@ -22,6 +22,13 @@ def made(tmp_path, monkeypatch, qexport):
 @pytest.mark.npu
 def test_what_is_refused(made, qexport):
     assert qexport("verify", made).code == 0
+    done = qexport("inspect", made)
+    assert done.code == 0
+    assert "executorch-qualcomm: Qualcomm's compiled form is its own" in " ".join(done.out.split())
+    assert "conv_int4_channel" in done.out
+    done = qexport("bench", made)
+    assert done.code == 2
+    assert "what simulates them here says nothing of their speed; measure it on the phone" in done.err
     htp = made / "onnxruntime-qnn"
     right, other = htp / "model.SM8750.onnx", htp / "model.SM8650.onnx"
     kept = right.read_bytes()

@@ -120,9 +120,11 @@ def test_a_streamed_float_model_is_the_float_model(tiny, keep):
     ids = torch.tensor([[0, 5, 9, 77]])
     with torch.no_grad():
         expected = model.float_model()(ids).logits
-        assert torch.equal(streamed(ids).logits, expected)
+        # the same products, but a library may sum a mapped weight, which is aligned otherwise, in another order
+        near = {"rtol": 0.0, "atol": float(expected.abs().max()) * 2.0**-18}
+        assert torch.allclose(streamed(ids).logits, expected, **near)
         release_weights(streamed)
-        assert torch.equal(streamed(ids).logits, expected)
+        assert torch.allclose(streamed(ids).logits, expected, **near)
 
 
 def test_a_weight_in_blocks_is_the_weight(tiny, monkeypatch):
