@@ -6,8 +6,8 @@ exporter.backends.npu.worker.
 
 from __future__ import annotations
 
+import csv
 import json
-import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,13 +28,12 @@ PROGRAM, GRAPH, PORTS = "model.pte", "model.tosa", "ports.json"
 _TOSA = "TOSA-1.0+INT+int16+int4"
 _BORDER = ("quantize_per_tensor.default", "dequantize_per_tensor.default", "_to_dim_order_copy.default")
 _DELEGATES = {"tosa": "TOSABackend", "ethos-u": "EthosUBackend"}
-_FIGURES = {  # of Vela's summary, with their units
-    "sram_bytes": r"Total SRAM used\s+([\d.]+) KiB",
-    "cycles": r"Total cycles\s+(\d+)",
-    "npu_operators": r"NPU operators = (\d+)",
-    "cpu_operators": r"CPU operators = (\d+)",
-    "weights_bytes": r"NPU Encoded Weights Size\s+([\d.]+) KiB",
-    "milliseconds": r"Batch Inference time\s+([\d.]+) ms",
+_REPORT = "vela"  # folder, within that of the job, into which Vela writes
+_FIGURES = {  # of Vela's summary: our name -> its column, and what to multiply it with
+    "milliseconds": ("inference_time", 1e3),
+    "sram_bytes": ("sram_memory_used", 1024.0),
+    "weights_bytes": ("total_npu_encoded_weights", 1.0),
+    "cycles": ("cycles_total", 1.0),
 }
 
 
@@ -121,7 +120,10 @@ def _lowered(program: ExportedProgram, variant: str | None) -> tuple[Any, bytes,
     if variant is None:
         partitioner: Any = TOSAPartitioner(TosaCompileSpec(_TOSA))
     else:
-        partitioner = EthosUPartitioner(EthosUCompileSpec(variant))
+        spec = EthosUCompileSpec(
+            variant, extra_flags=["--verbose-performance"]
+        )  # which writes a row per operator
+        partitioner = EthosUPartitioner(spec.dump_intermediate_artifacts_to(_REPORT))
     edge = to_edge_transform_and_lower(
         program, partitioner=[partitioner], compile_config=EdgeCompileConfig(_check_ir_validity=False)
     )
@@ -215,16 +217,15 @@ def _values(codes: np.ndarray, port: Mapping[str, Any]) -> np.ndarray:
     return found
 
 
-def _vela_report() -> dict[str, Any]:
-    """Figures of the summary that Vela printed, which is this process's log."""
-    import sys
-
-    sys.stdout.flush()
-    text = Path("log.txt").read_text(errors="replace") if Path("log.txt").is_file() else ""
-    found = {}
-    for name, pattern in _FIGURES.items():
-        matches = re.findall(pattern, text)
-        if matches:
-            value = float(matches[-1])
-            found[name] = int(value * 1024) if name.endswith("_bytes") else value
-    return found
+def _vela_report() -> dict[str, float]:
+    """Vela's own estimates, and how many operators run where. Raises LoweringError where one is left to the CPU."""
+    place = Path(_REPORT) / "output"
+    (summary,) = csv.DictReader(next(place.glob("*_summary_*.csv")).read_text().splitlines())
+    layers = list(csv.DictReader(next(place.glob("*_per-layer.csv")).read_text().splitlines()))
+    on_cpu = [row["Original Operator"] for row in layers if row["Target"] != "NPU"]
+    if on_cpu:
+        raise LoweringError(
+            f"Vela leaves {', '.join(sorted(set(on_cpu)))} to the CPU; change the model, or take another target"
+        )
+    found = {name: float(summary[column]) * factor for name, (column, factor) in _FIGURES.items()}
+    return {**found, "npu_operators": float(len(layers))}
