@@ -96,11 +96,9 @@ RULES = "".join(
 )
 
 
-def entries_recipe(
-    folder: Path, monkeypatch: Any, activations: str, targets: str, widths: tuple[str, ...] = ("int8", "int4")
-) -> Path:
+def entries_recipe(folder: Path, monkeypatch: Any, activations: str, targets: str) -> Path:
     """A recipe in which every entry of a table has its layer."""
-    name = importable(folder, monkeypatch, ENTRIES.replace('("int8", "int4")', repr(widths)))
+    name = importable(folder, monkeypatch, ENTRIES)
     path = folder / "r.yaml"
     kept = [line for line in RULES.splitlines(True) if any(f"_{width}_" in line for width in widths)]
     rules = (

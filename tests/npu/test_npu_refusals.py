@@ -122,9 +122,10 @@ def test_an_operator_that_no_npu_has(tmp_path, monkeypatch, plan, target):
     assert found.rstrip().endswith("Write the module with these, or take the CPU's targets")
 
 
-def test_int4_beside_16_bits_on_tosa(plan):
+def test_convolutions_and_int4_beside_16_bits_on_tosa(plan):
     found = plan("[{backend: executorch, delegate: tosa}]", W8.replace("int8,", "int4,"))
-    assert "weights int4 is not among what conv layers take there; allowed: int8" in found
+    assert "activations static-int16 is not among what conv layers take there; allowed: static-int8" in found
+    assert "weights int4 is not among what linear layers take there; allowed: int8" in found
 
 
 def test_cpu_and_npu_are_two_recipes(plan):

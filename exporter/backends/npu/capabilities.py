@@ -42,14 +42,9 @@ _WEIGHTS: tuple[Weights, ...] = ("int8", "int4")
 _GROUPS: tuple[Granularity, ...] = ("channel", "tensor")
 
 
-def _entries(
-    source: str,
-    activations: Sequence[Activations],
-    four_bits_from: int = 0,
-    weights: Sequence[Weights] = _WEIGHTS,
-) -> tuple[Entry, ...]:
+def _entries(source: str, activations: Sequence[Activations], four_bits_from: int = 0) -> tuple[Entry, ...]:
     """Products of every width and group, and lookups of 8 bits."""
-    products = itertools.product(activations, _PRODUCTS, weights, _GROUPS)
+    products = itertools.product(activations, _PRODUCTS, _WEIGHTS, _GROUPS)
     return (
         *(
             Entry(kind, width, group, taken, source, four_bits_from if width == "int4" else 0)
@@ -62,8 +57,13 @@ def _entries(
 TABLES: Mapping[str, tuple[Entry, ...]] = {
     "onnxruntime-qnn": _entries(_HTP, (_A8, _A16), four_bits_from=73),
     "executorch-qualcomm": _entries(_HTP, (_A8, _A16), four_bits_from=73),
-    # CONV2D of int16 takes int8 weights alone; for int4 ones Arm's compiler writes a graph that computes something else
-    "executorch-tosa": (*_entries(_TOSA, (_A8,)), *_entries(_TOSA, (_A16,), weights=("int8",))),
+    # With 16-bit activations, layers by channel and lookups alone: what Arm's compiler makes of int4 weights, or of
+    # convolutions, beside them computes something else (docs/npu.md).
+    "executorch-tosa": (
+        *_entries(_TOSA, (_A8,)),
+        Entry("linear", "int8", "channel", _A16, _TOSA),
+        Entry("embedding", "int8", "tensor", _A16, _TOSA),
+    ),
     "executorch-ethos-u": _entries(_VELA, (_A8,)),
 }
 
