@@ -100,10 +100,7 @@ def entries_recipe(folder: Path, monkeypatch: Any, activations: str, targets: st
     """A recipe in which every entry of a table has its layer."""
     name = importable(folder, monkeypatch, ENTRIES)
     path = folder / "r.yaml"
-    kept = [line for line in RULES.splitlines(True) if any(f"_{width}_" in line for width in widths)]
-    rules = (
-        "".join(kept) + '  - {match: table, scheme: int8_tensor}\n  - {match: "**", scheme: int8_channel}\n'
-    )
+    rules = RULES + '  - {match: table, scheme: int8_tensor}\n  - {match: "**", scheme: int8_channel}\n'
     path.write_text(
         f"schema: 1\nname: entries\nmodel: {{source: 'python:{name}:build', task: module}}\n"
         f"schemes:\n{SCHEMES.replace('ACTIVATIONS', activations)}rules:\n{rules}"
