@@ -57,11 +57,12 @@ def _entries(source: str, activations: Sequence[Activations], four_bits_from: in
 TABLES: Mapping[str, tuple[Entry, ...]] = {
     "onnxruntime-qnn": _entries(_HTP, (_A8, _A16), four_bits_from=73),
     "executorch-qualcomm": _entries(_HTP, (_A8, _A16), four_bits_from=73),
-    # With 16-bit activations, layers by channel and lookups alone: what Arm's compiler makes of int4 weights, or of
+    # With 16-bit activations, linear layers and lookups alone: what Arm's compiler makes of int4 weights, or of
     # convolutions, beside them computes something else (docs/npu.md).
     "executorch-tosa": (
         *_entries(_TOSA, (_A8,)),
         Entry("linear", "int8", "channel", _A16, _TOSA),
+        Entry("linear", "int8", "tensor", _A16, _TOSA),
         Entry("embedding", "int8", "tensor", _A16, _TOSA),
     ),
     "executorch-ethos-u": _entries(_VELA, (_A8,)),
