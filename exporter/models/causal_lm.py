@@ -25,6 +25,11 @@ _CALIBRATION_TEXT = "calibration_text.txt"
 _CALIBRATION_WINDOW = 256  # tokens
 
 
+def own_text() -> str:
+    """The package's, for ranges where a recipe names no samples."""
+    return (resources.files("exporter") / "data" / _CALIBRATION_TEXT).read_text(encoding="utf-8")
+
+
 class CausalLM(Pretrained):
     """A language model: every weight is used, and the backends wrap it with their own KV cache."""
 
@@ -117,9 +122,8 @@ class CausalLMSkeleton:
         first token often has another range than all the rest. Raises SourceError without a tokenizer.
         """
         tokenizer = self._model.tokenizer()
-        own = resources.files("exporter") / "data" / _CALIBRATION_TEXT
         windows: list[tuple[int, ...]] = []
-        for text in self._calibration or [own.read_text(encoding="utf-8")]:
+        for text in self._calibration or [own_text()]:
             tokens = tokenizer.encode(text, add_special_tokens=False)
             for start in range(0, len(tokens), _CALIBRATION_WINDOW):
                 window = tuple(tokens[start : start + _CALIBRATION_WINDOW])

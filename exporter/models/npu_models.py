@@ -8,14 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from exporter.layers import LayerInfo, ModelLayers
-from exporter.models.causal_lm import CausalLM
+from exporter.models.causal_lm import CausalLM, own_text
 from exporter.models.pretrained import Pretrained
 from exporter.models.python_module import PythonModule
 from exporter.numerics import FloatArray
@@ -47,11 +46,6 @@ class ModuleOfTask(PythonModule):
         """(out, in) float32 weight of one layer."""
         assert self.inner is not None
         return self.inner.weight(layer)
-
-
-def own_text() -> str:
-    """The package's, for ranges where the recipe names no samples."""
-    return (resources.files("exporter") / "data" / "calibration_text.txt").read_text(encoding="utf-8")
 
 
 class FixedModel(ModuleOfTask):

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from exporter.errors import TraceError
-from exporter.models.masks import check_attention, plain_attention
+from exporter.models.masks import attend
 from exporter.models.sentence import OUTPUT, Sentence, embed
 from exporter.models.skeleton import Program
 from exporter.signatures import BATCH, Axis, Dtype, Port, Signature
@@ -141,20 +141,6 @@ def used_parameters(net: torch.nn.Module, program: Program) -> tuple[frozenset[s
 def shapes_attention() -> str:
     """Register attention that runs on the meta device; the name to build a model with."""
     from transformers import AttentionInterface, AttentionMaskInterface
-
-    def attend(
-        module: torch.nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        scaling: float | None = None,
-        softcap: float | None = None,
-        **options: Any,
-    ) -> tuple[torch.Tensor, None]:
-        bias = options.pop("position_bias", None)
-        check_attention(module, query, key, options)
-        return plain_attention(query, key, value, bias, scaling, softcap), None
 
     AttentionInterface.register(_SHAPES, attend)
     AttentionMaskInterface.register(_SHAPES, lambda *args, **kwargs: None)

@@ -180,7 +180,7 @@ class _Placing(Passing):
 
     def _could(self, node: torch.fx.Node) -> bool:
         """Whether both runtimes have an integer kernel for this operator as it is called."""
-        if node.op != "call_function" or node in self.through or not _is_float_tensor(node):
+        if node.op != "call_function" or node in self.through or not is_float(node):
             return False
         name = operator_name(node)
         if name in _COMPUTING or name in _MOVING:
@@ -265,7 +265,7 @@ class _Placing(Passing):
 
     def _inputs(self, node: torch.fx.Node) -> list[torch.fx.Node]:
         """Sources of the tensors that an operator takes."""
-        return [self.source(n) for n in node.all_input_nodes if _is_float_tensor(n)]
+        return [self.source(n) for n in node.all_input_nodes if is_float(n)]
 
     def _gives(self, node: torch.fx.Node) -> bool:
         return node in self.static or node in self.candidates
@@ -352,7 +352,7 @@ def clamp_bounds(node: torch.fx.Node) -> tuple[float, float] | None:
 def _unfit(node: torch.fx.Node) -> str | None:
     """Why the integer kernels do not take this call of the operator, or None."""
     name, args = operator_name(node), node.args
-    tensors = [n for n in node.all_input_nodes if _is_float_tensor(n)]
+    tensors = [n for n in node.all_input_nodes if is_float(n)]
     if name in ("add", "mul"):
         if (
             len([a for a in args[:2] if isinstance(a, torch.fx.Node)]) != 2
@@ -374,7 +374,8 @@ def _unfit(node: torch.fx.Node) -> str | None:
     return None
 
 
-def _is_float_tensor(node: torch.fx.Node) -> bool:
+def is_float(node: torch.fx.Node) -> bool:
+    """Whether the node gives one float32 tensor."""
     value = node.meta.get("val")
     return isinstance(value, torch.Tensor) and value.dtype == torch.float32
 

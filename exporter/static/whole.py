@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 from exporter.errors import PlanError
 from exporter.schemes import Observer, QuantScheme
 from exporter.static.naming import is_lookup, is_product, operator_name, value_names
-from exporter.static.placing import Passing, Placement, clamp_bounds
+from exporter.static.placing import Passing, Placement, clamp_bounds, is_float
 from exporter.static.tidying import constants_of
 
 # Operators that move or choose values and keep their input's scale.
@@ -224,12 +224,6 @@ def merged(groups: Iterable[set[str]]) -> list[set[str]]:
         found = [other for other in found if not other & group]
         found.append(group.union(*touching))
     return found
-
-
-def is_float(node: torch.fx.Node) -> bool:
-    """Whether the node gives one float32 tensor."""
-    value = node.meta.get("val")
-    return isinstance(value, torch.Tensor) and value.dtype == torch.float32
 
 
 def _first(node: torch.fx.Node) -> torch.fx.Node:

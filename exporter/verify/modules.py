@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -41,6 +41,13 @@ _GOLDEN = 8  # pictures that travel with the files
 _LEAST_NOISE = 1e-3  # nats; a small model may show no noise at all until the first code moves
 
 
+class HasInputs(Protocol):
+    """One case of a module."""
+
+    @property
+    def inputs(self) -> tuple[torch.Tensor, ...]: ...  # noqa: D102
+
+
 @dataclass(frozen=True)
 class _Case:
     """One run of the module: a picture of the recipe, or the function's example inputs."""
@@ -64,7 +71,7 @@ def verify_module(
     """
     progress(FLOAT_MODEL, 0.0)
     cases, classes = module_cases(model, recipe)
-    exact = _each(model.float_model(), cases)
+    exact = each_output(model.float_model(), cases)
     references = _References(skeleton, cases)
     pair = (FLOAT_MODEL, DEQUANTIZED)
     rungs = [_rung("quantisation", pair, "quantisation", "float", (exact, references.dequantized), limits)]
@@ -200,7 +207,7 @@ class _References:
         self.rounds = any(scheme.activations == "dynamic-int8" for scheme in schemes)
         self.static = any(scheme.is_static for scheme in schemes)
         self._module = dequantized_model(skeleton, quantize_activations=False)
-        self.dequantized = _each(self._module, cases)
+        self.dequantized = each_output(self._module, cases)
         self._made: dict[bool, _Reference] = {}
 
     def like(self, float_dynamic: bool) -> _Reference:
@@ -215,7 +222,7 @@ class _References:
         if float_dynamic or not self.rounds:
             return _Reference(DEQUANTIZED, self.dequantized, False, None)
         round_activations(self._module, True)
-        outputs = _each(self._module, self.cases)
+        outputs = each_output(self._module, self.cases)
         round_activations(self._module, False)
         return _Reference(ROUNDED, outputs, True, None)
 
@@ -229,10 +236,10 @@ class _References:
         lemma, logits within plus or minus one step).
         """
         reference = StaticReference(self.skeleton, not float_dynamic)
-        outputs = _each(reference, self.cases)
+        outputs = each_output(reference, self.cases)
         few = self.cases[:_DISTURBED_CASES]
         floor = max(
-            _compared(outputs[: len(few)], _each(reference.disturbed(seed), few)).kl_mean
+            _compared(outputs[: len(few)], each_output(reference.disturbed(seed), few)).kl_mean
             for seed in range(_DISTURBED_RUNS)
         )
         return _Reference(
@@ -240,7 +247,7 @@ class _References:
         )
 
 
-def _each(module: Callable[..., Any], cases: Sequence[_Case]) -> list[Arrays]:
+def each_output(module: Callable[..., Any], cases: Sequence[HasInputs]) -> list[Arrays]:
     """The PyTorch module on each case."""
     found = []
     for case in cases:

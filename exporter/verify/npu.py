@@ -37,7 +37,7 @@ from exporter.recipe import Recipe
 from exporter.samples.files import Sample
 from exporter.verify.classifying import Judged, classified
 from exporter.verify.encoder_material import Case, encoder_material
-from exporter.verify.modules import module_cases
+from exporter.verify.modules import each_output, module_cases
 from exporter.verify.outcome import GoldenInput, Verified
 from exporter.verify.text import FLOAT_MODEL
 
@@ -117,15 +117,15 @@ def verify_npu(
         BACKENDS[target.key].check(target, folder / target.key)
     progress(FLOAT_MODEL, 0.0)
     ladder = _ladder(model, recipe)
-    exact = _each(model.float_model(), ladder.cases)
+    exact = each_output(model.float_model(), ladder.cases)
     progress(CODES, 0.2)
     reference = StaticReference(skeleton, rounds_dynamic=False)
-    codes = _each(reference, ladder.cases)
+    codes = each_output(reference, ladder.cases)
     few = ladder.cases[:_SIMULATED]
     progress("the noise floor", 0.4)
     bits = 16 if any(p.scheme.activation_limits[1] > 255 for p in skeleton.layers.values()) else 8
     steps = _STEPS[skeleton.dialect, bits]
-    disturbed = [_each(reference.disturbed(seed, steps), few) for seed in range(_RUNS)]
+    disturbed = [each_output(reference.disturbed(seed, steps), few) for seed in range(_RUNS)]
     floor = min(ladder.compared(codes[: len(few)], each).sqnr_db for each in disturbed)
     rungs = [
         Rung(
@@ -217,15 +217,6 @@ def _given(model: PythonModule, inputs: Sequence[torch.Tensor], sample: Sample |
     """The tensors of one case, by the names of the inputs."""
     names = model.input_names or tuple(f"input_{place}" for place in range(len(inputs)))
     return GoldenInput(sample, {n: tensor.numpy() for n, tensor in zip(names, inputs, strict=True)})
-
-
-def _each(module: Callable[..., Any], cases: Sequence[_NpuCase]) -> list[Arrays]:
-    found = []
-    for case in cases:
-        with torch.no_grad():
-            leaves = torch.utils._pytree.tree_leaves(module(*case.inputs))
-        found.append([tensor.numpy() for tensor in leaves if isinstance(tensor, torch.Tensor)])
-    return found
 
 
 def _tasks(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from exporter.backends.base import ActivationMode, PackedLayer, Progress
 from exporter.backends.npu import capabilities, vendor
+from exporter.backends.npu.cases import Arrays
 from exporter.errors import ArtifactError
 from exporter.layers import CacheShape, LayerInfo
 from exporter.numerics import save_arrays
@@ -25,8 +26,6 @@ from exporter.targets import Target
 
 if TYPE_CHECKING:
     from exporter.models.python_module import ModuleSkeleton
-
-Arrays = list[NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -138,15 +137,16 @@ class NpuRunner:
             return [[arrays[n][case] for n in arrays.files] for case in range(len(cases))]
 
 
-_OPAQUE = (
-    "Qualcomm's compiled form is its own; the integers that were handed to its compiler are compared instead"
-)
+_OPAQUE = "Qualcomm's compiled form is its own; integers.npz holds what its compiler was given"
 BACKENDS = {
     backend.name: backend
     for backend in (
         NpuBackend("onnxruntime-qnn", None),
         NpuBackend("executorch-qualcomm", _OPAQUE),
-        NpuBackend("executorch-tosa", "its constants are laid out anew; the outputs are compared bit by bit"),
-        NpuBackend("executorch-ethos-u", "Vela compresses the weights"),
+        NpuBackend(
+            "executorch-tosa",
+            "its constants are laid out anew; integers.npz holds what its compiler was given",
+        ),
+        NpuBackend("executorch-ethos-u", "Vela compresses the weights; integers.npz holds what it was given"),
     )
 }

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from exporter.backends.npu.vendor import library_folder
 from exporter.errors import ArtifactError
@@ -59,7 +60,17 @@ def read_context(content: bytes, where: str) -> Compiled:
         free(handle)
 
 
-def chip_named(found: Compiled) -> str:
+def check_chip(content: bytes, soc: str, path: Path) -> None:
+    """Raise ArtifactError where one context in a file is not compiled for that chip."""
+    found, wanted = read_context(content, str(path)), SOCS[soc]
+    if (found.soc, found.arch) != (wanted.number, wanted.arch):
+        raise ArtifactError(
+            f"{path}: is compiled for {_named(found)}, and the recipe asks for {soc} (v{wanted.arch}); export "
+            "again for the chip of the phone"
+        )
+
+
+def _named(found: Compiled) -> str:
     """`SM8750 (v79)`."""
     name = next((soc.name for soc in SOCS.values() if soc.number == found.soc), f"chip {found.soc}")
     return f"{name} (v{found.arch})"

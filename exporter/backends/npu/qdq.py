@@ -22,7 +22,7 @@ from exporter.backends.base import PackedLayer
 from exporter.backends.ort.names import LAYER_KEY
 from exporter.backends.ort.passes import naming
 from exporter.backends.ort.passes.integers import name_integers, settle_integers
-from exporter.backends.ort.passes.matching import constant, producer
+from exporter.backends.ort.passes.matching import constant, initializer, producer
 from exporter.backends.ort.passes.simplification import simplify
 from exporter.backends.ort.static_reading import static_layers
 from exporter.backends.ort.tracing import Traced
@@ -98,13 +98,8 @@ def _pack_int4(model: ir.Model, layers: set[str]) -> None:
                 continue
             assert value.const_value is not None and value.name is not None
             packed = value.const_value.numpy().astype(ml_dtypes.int4)
-            made = ir.Value(
-                name=f"{value.name}_int4",
-                type=ir.TensorType(ir.DataType.INT4),
-                shape=value.shape,
-                const_value=ir.Tensor(packed, dtype=ir.DataType.INT4, name=f"{value.name}_int4"),
-            )
-            model.graph.register_initializer(made)
+            name = f"{value.name}_int4"
+            made = initializer(model.graph, name, ir.Tensor(packed, dtype=ir.DataType.INT4, name=name))
             weight.replace_input_with(place, made)
     RemoveUnusedNodesPass()(model)
 
@@ -140,15 +135,9 @@ def _own_initializers(model: ir.Model) -> None:
             continue
         if value.name in seen:
             assert value.const_value is not None
-            made = ir.Value(
-                name=f"{value.name}_{len(seen)}",
-                type=value.type,
-                shape=value.shape,
-                const_value=ir.Tensor(
-                    value.const_value.numpy(), dtype=value.dtype, name=f"{value.name}_{len(seen)}"
-                ),
-            )
-            model.graph.register_initializer(made)
+            name = f"{value.name}_{len(seen)}"
+            copy = ir.Tensor(value.const_value.numpy(), dtype=value.dtype, name=name)
+            made = initializer(model.graph, name, copy)
             node.replace_input_with(0, made)
             value = made
         seen.add(str(value.name))

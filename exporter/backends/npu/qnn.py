@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 
 from exporter.backends.npu.cases import run_cases
-from exporter.backends.npu.contexts import Compiled, chip_named, read_context
+from exporter.backends.npu.contexts import check_chip
 from exporter.errors import ArtifactError, LoweringError, first_line
 from exporter.socs import SOCS, Soc
 
@@ -60,8 +60,8 @@ def run_context(model: str, soc: str, inputs: str, outputs: str) -> dict[str, An
     )
 
 
-def check_context(path: Path, soc: str) -> Compiled:
-    """What a compiled file is for. Raises ArtifactError where any node is not in it, or it is for another chip."""
+def check_context(path: Path, soc: str) -> None:
+    """Raise ArtifactError where any node is not in it, or it is for another chip."""
     model = onnx.load(path)
     outside = [node.op_type for node in model.graph.node if node.op_type != _CONTEXT_NODE]
     if outside:
@@ -71,16 +71,9 @@ def check_context(path: Path, soc: str) -> Compiled:
         )
     if not model.graph.node:
         raise ArtifactError(f"{path}: holds no compiled program; export again")
-    wanted = SOCS[soc]
     for node in model.graph.node:
         content = next((a.s for a in node.attribute if a.name == _CONTENT), b"")
-        found = read_context(content, str(path))
-        if (found.soc, found.arch) != (wanted.number, wanted.arch):
-            raise ArtifactError(
-                f"{path}: is compiled for {chip_named(found)}, and the recipe asks for {soc} (v{wanted.arch}); export "
-                "again for the chip of the phone"
-            )
-    return found
+        check_chip(content, soc, path)
 
 
 def _session(model: Path, soc: Soc, context: Path | None) -> Any:

@@ -8,7 +8,6 @@ exporter.backends.npu.worker.
 from __future__ import annotations
 
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ import torch
 import torch.ao.quantization.fx._decomposed  # registers the operators of a saved program
 
 from exporter.backends.npu.cases import Arrays, read_program, run_cases
-from exporter.backends.npu.contexts import Compiled, chip_named, read_context
+from exporter.backends.npu.contexts import check_chip
 from exporter.errors import ArtifactError, LoweringError
 from exporter.socs import SOCS
 from exporter.static.naming import operator_name
@@ -60,8 +59,8 @@ def run_program(model: str, inputs: str, outputs: str) -> dict[str, Any]:
     return run_cases(inputs, outputs, run)
 
 
-def check_program(path: Path, soc: str) -> Compiled:
-    """What a .pte is for. Raises ArtifactError where a node is outside the delegate, or it is for another chip."""
+def check_program(path: Path, soc: str) -> None:
+    """Raise ArtifactError where a node is outside the delegate, or it is for another chip."""
     program = read_program(path)
     plans = program.execution_plan
     operators = sorted({operator.name for plan in plans for operator in plan.operators})
@@ -75,16 +74,9 @@ def check_program(path: Path, soc: str) -> Compiled:
         raise ArtifactError(
             f"{path}: has delegates {', '.join(others) or 'none'}, and {DELEGATE} is wanted; export again"
         )
-    wanted = SOCS[soc]
     for delegate in delegates:
         held = program.backend_delegate_data[delegate.processed.index].data
-        found = read_context(_stripped(held), str(path))
-        if (found.soc, found.arch) != (wanted.number, wanted.arch):
-            raise ArtifactError(
-                f"{path}: is compiled for {chip_named(found)}, and the recipe asks for {soc} (v{wanted.arch}); export "
-                "again for the chip of the phone"
-            )
-    return found
+        check_chip(_stripped(held), soc, path)
 
 
 def _stripped(payload: bytes) -> bytes:
@@ -174,8 +166,3 @@ def _lowered(program: ExportedProgram, soc: str) -> bytes:
         )
     found: bytes = edge.to_executorch().buffer
     return found
-
-
-def runtime() -> str:
-    """Oldest runtime that loads such a file."""
-    return version("executorch")
