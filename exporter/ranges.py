@@ -154,7 +154,7 @@ def calibration_samples(model: PythonModule, recipe: Recipe) -> Iterator[Sample]
         from exporter.samples.text import read_text
 
         for sample in draw(given, cache_folder()).samples:
-            yield model.of_text(read_text(sample))
+            yield from model.samples_of(read_text(sample))
     elif given.pictures:
         from exporter.samples.drawing import draw
         from exporter.samples.processing import picture_processor

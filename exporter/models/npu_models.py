@@ -97,6 +97,10 @@ class FixedModel(ModuleOfTask):
             if line.strip():
                 yield self.of_text(line.strip())
 
+    def samples_of(self, text: str) -> Iterator[tuple[torch.Tensor, ...]]:
+        """One, cut off where it is too long."""
+        yield self.of_text(text)
+
     def of_text(self, text: str) -> tuple[torch.Tensor, ...]:
         """What the model's own processor makes of a text, of the fixed length."""
         from exporter.models.programs import IDS, MASK
@@ -173,31 +177,47 @@ class FixedDecoderModel(ModuleOfTask):
 
     @cached_property
     def _own_steps(self) -> list[tuple[torch.Tensor, ...]]:
-        """Kept: they are asked for several times, and each is a run of the model."""
-        return list(self.steps(own_text()))
+        """Kept: they are asked for several times."""
+        return list(self.samples_of(own_text()))
 
-    def of_text(self, text: str) -> tuple[torch.Tensor, ...]:
-        """The last step of a text, or of what of it fits."""
-        return list(self.steps(text))[-1]
+    def samples_of(self, text: str) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Steps of every window of the text."""
+        ids = self.model.tokenizer().encode(text)
+        window = self.past + self.new
+        for start in range(0, max(1, len(ids) - _FIRST), window):
+            yield from self._steps(ids[start : start + window], _EVERY)
 
     def steps(self, text: str, every: int = _EVERY) -> Iterator[tuple[torch.Tensor, ...]]:
-        """Inputs of every so many steps through a text, the float model's own keys and values before them."""
+        """Inputs of every so many steps through the start of a text."""
+        yield from self._steps(self.model.tokenizer().encode(text)[: self.past + self.new], every)
+
+    def _steps(self, ids: Sequence[int], every: int) -> Iterator[tuple[torch.Tensor, ...]]:
+        """The float model's own keys and values of a window's tokens, from one run over all of them, before each."""
+
+        states = self._states(ids)
+        for first in range(0, len(ids) - self.new + 1, self.new):
+            if first < _FIRST or (first - _FIRST) // self.new % every:
+                continue
+            past = self._empty()
+            for buffer, state in zip(past, states, strict=True):
+                buffer[:, :, :first] = state[:, :, :first]
+            yield self._inputs(ids[first : first + self.new], first, past)
+
+    def _states(self, ids: Sequence[int]) -> tuple[torch.Tensor, ...]:
         import torch
 
-        module, _, _ = self.built
-        ids = self.model.tokenizer().encode(text)[: self.past + self.new]
-        past, first = self._empty(), 0
-        while first + self.new <= len(ids):
-            inputs = self._inputs(ids[first : first + self.new], first, past)
-            if first >= _FIRST and (first - _FIRST) // self.new % every == 0:
-                yield inputs
-            if first + self.new > self.past:
-                break
-            with torch.no_grad():
-                found = module(*inputs)
-            for buffer, state in zip(past, found[1:], strict=True):
-                buffer[:, :, first : first + self.new] = state
-            first += self.new
+        from exporter.models.fixed_decoder import FixedDecoder
+
+        whole = FixedDecoder(self.built[0].net, self._layers, 0, len(ids))
+        none = [buffer[:, :, :0] for buffer in self._empty()]
+        given = (
+            torch.tensor([list(ids)], dtype=torch.int32),
+            torch.arange(len(ids)),
+            torch.ones(1, len(ids)),
+        )
+        with torch.no_grad():
+            _, *states = whole(*given, *none)
+        return tuple(states)
 
     def _inputs(
         self, ids: Sequence[int], first: int, past: Sequence[torch.Tensor]

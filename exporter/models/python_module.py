@@ -124,8 +124,8 @@ class PythonModule:
         """What ranges are measured on where the recipe names no samples."""
         yield self.built[1]
 
-    def of_text(self, text: str) -> tuple[torch.Tensor, ...]:
-        """A text as the module's inputs."""
+    def samples_of(self, text: str) -> Iterator[tuple[torch.Tensor, ...]]:
+        """What the module's ranges are measured on, of one text."""
         raise QexportError(
             "calibration: a module takes tensors, and nothing says how they are made of text or sound; give "
             "calibration: {python: module:function}"
