@@ -134,7 +134,7 @@ def _placed(
     from exporter.static.dialects import check_operators, placed, prepared
 
     module, inputs, shapes = model.built
-    program = prepared(export(module, inputs, shapes=shapes), dialect)
+    program = prepared(export(module, inputs, shapes=shapes), schemes, dialect)
     check_operators(program, dialect)
     quantised = [name for name, scheme in schemes.items() if not scheme.is_float and not scheme.is_static]
     return program, placed(program, static_layers(schemes), dialect, quantised)

@@ -13,7 +13,7 @@ from exporter.static.graph import fold_constants, functional, insert
 from exporter.static.naming import module_path, operator_name
 from exporter.static.params import StaticPlan
 from exporter.static.placing import Placement, place
-from exporter.static.tidying import flatten_products, tidied
+from exporter.static.tidying import flatten_products, split_biases, tidied
 from exporter.static.whole import place_whole
 from exporter.targets import Dialect
 
@@ -50,7 +50,9 @@ def check_operators(program: ExportedProgram, dialect: Dialect) -> None:
             )
 
 
-def prepared(program: ExportedProgram, dialect: Dialect) -> ExportedProgram:
+def prepared(
+    program: ExportedProgram, schemes: Mapping[str, QuantScheme], dialect: Dialect
+) -> ExportedProgram:
     """The program in the operators that will be run; the same one whenever the same model is traced."""
     if dialect == "cpu":
         return functional(program)
@@ -58,6 +60,7 @@ def prepared(program: ExportedProgram, dialect: Dialect) -> ExportedProgram:
         return tidied(for_arm(program))
     program = tidied(for_qualcomm(program))
     flatten_products(program)
+    split_biases(program, [name for name, scheme in schemes.items() if scheme.steps_scales])
     return program
 
 
@@ -92,7 +95,7 @@ def with_integers(
         raise LoweringError(
             f"layer {next(iter(static))}: is static and its ranges were not measured; calibrate first"
         )
-    program = prepared(program, dialect)
+    program = prepared(program, schemes, dialect)
     insert(program, placed(program, static, dialect, [name for name in schemes if name not in static]), plan)
     if dialect != "cpu":
         fold_constants(program)

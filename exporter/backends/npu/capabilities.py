@@ -29,7 +29,7 @@ class Entry:
 
     kind: Kind
     weights: Weights
-    group: Granularity
+    group: int | Granularity
     activations: Activations
     source: str
     oldest_arch: int = 0  # of Qualcomm's HTP; 0: any
@@ -40,6 +40,10 @@ _A16: Activations = "static-int16"
 _PRODUCTS: tuple[Kind, ...] = ("linear", "conv")
 _WEIGHTS: tuple[Weights, ...] = ("int8", "int4")
 _GROUPS: tuple[Granularity, ...] = ("channel", "tensor")
+_BLOCKS = (16, 32, 64, 128)
+_EXPANSION = (
+    "Qualcomm AI Engine Direct, QnnTypes.h: Qnn_BlockwiseExpansion_t, blockScaleBitwidth 4, for FullyConnected and MatMul"
+)
 
 
 def _entries(source: str, activations: Sequence[Activations], four_bits_from: int = 0) -> tuple[Entry, ...]:
@@ -54,9 +58,13 @@ def _entries(source: str, activations: Sequence[Activations], four_bits_from: in
     )
 
 
+_HTP_ENTRIES = (
+    *_entries(_HTP, (_A8, _A16), four_bits_from=73),
+    *(Entry("linear", "int4", block, _A16, _EXPANSION, 73) for block in _BLOCKS),
+)
 TABLES: Mapping[str, tuple[Entry, ...]] = {
-    "onnxruntime-qnn": _entries(_HTP, (_A8, _A16), four_bits_from=73),
-    "executorch-qualcomm": _entries(_HTP, (_A8, _A16), four_bits_from=73),
+    "onnxruntime-qnn": _HTP_ENTRIES,
+    "executorch-qualcomm": _HTP_ENTRIES,
     # With 16-bit activations, linear layers and lookups alone: what Arm's compiler makes of int4 weights, or of
     # convolutions, beside them computes something else (docs/npu.md).
     "executorch-tosa": (

@@ -38,7 +38,7 @@ def compile_program(program: str, folder: str, socs: list[str]) -> dict[str, Any
     found: dict[str, Any] = {}
     for name in socs:
         start = time.perf_counter()
-        content = _lowered(_wide_as_int32(torch.export.load(program)), name)
+        content = _lowered(_blocks_as_affine(_wide_as_int32(torch.export.load(program))), name)
         path = Path(folder) / program_name(name)
         path.write_bytes(content)
         found[name] = {"seconds": time.perf_counter() - start, "bytes": len(content)}
@@ -108,6 +108,22 @@ def _wide_as_int32(program: ExportedProgram) -> ExportedProgram:
             value = constant(program, names[node.name])
             if value.dtype == torch.uint16:
                 set_constant(program, node, value.to(torch.int32))
+    program.graph_module.recompile()
+    return program
+
+
+def _blocks_as_affine(program: ExportedProgram) -> ExportedProgram:
+    """In place: weights in blocks by the operator that ExecuTorch's builders for Qualcomm read them from.
+
+    They find steps and scales of rows again from the scales of blocks (exporter.blocks says why that is exact).
+    """
+    import torchao.quantization.quant_primitives  # registers the operator
+
+    for node in program.graph.nodes:
+        if node.op == "call_function" and operator_name(node) == "dequantize_per_channel_group":
+            values, scales, _, low, high, dtype, block, _ = node.args
+            node.target = torch.ops.torchao.dequantize_affine.default
+            node.args = (values, [1, block], scales, None, dtype, low, high)
     program.graph_module.recompile()
     return program
 
