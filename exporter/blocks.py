@@ -17,7 +17,7 @@ FloatArray = NDArray[np.float32]
 
 
 def stepped(scales: FloatArray, least: FloatArray) -> FloatArray:
-    """(out, groups) scales, 0 for a block of zeros -> the nearest that are 1 to 16 steps of their row's, the largest 16.
+    """(out, groups) scales, 0 for a block of zeros -> the nearest that are 1 to 16 steps of a row's, the largest 16.
 
     `scales` and `least`, (out, 1), the smallest scale that a row's sums may have, are bf16 numbers; so are a sixteenth
     of them, and each product with a step has 13 bits at most: exact in float32.

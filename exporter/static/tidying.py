@@ -67,8 +67,9 @@ def split_biases(program: ExportedProgram, layers: Collection[str]) -> None:
         if bias is None:
             continue
         with graph.inserting_after(node):
-            total = graph.call_function(torch.ops.aten.add.Tensor, (node, bias))
-        node.replace_all_uses_with(total, delete_user_cb=lambda user, total=total: user is not total)
+            total = graph.call_function(torch.ops.aten.add.Tensor, (node, node))
+        node.replace_all_uses_with(total)
+        total.args = (node, bias)
         total.meta.update(node.meta)
     graph.lint()
     program.graph_module.recompile()

@@ -110,7 +110,7 @@ class StaticBias(torch.nn.Module):
 def make_static(module: torch.nn.Module, name: str, tensor: QuantizedTensor, plan: StaticPlan) -> None:
     """Replace weight and bias of layer `name`, in place; the bias makes up for what rounding the weight loses.
 
-    A layer without a bias gets one. A bias beside blocks is left as it is: it is added on its own (tidying.split_biases),
+    A layer without a bias gets one. A bias beside blocks stays as it is: it is added on its own (tidying.split_biases),
     in codes whose range was measured without such a correction. Raises PlanError where the bias does not fit into the
     kernels' integers, or scales of blocks into their format.
     """

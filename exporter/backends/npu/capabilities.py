@@ -41,9 +41,7 @@ _PRODUCTS: tuple[Kind, ...] = ("linear", "conv")
 _WEIGHTS: tuple[Weights, ...] = ("int8", "int4")
 _GROUPS: tuple[Granularity, ...] = ("channel", "tensor")
 _BLOCKS = (16, 32, 64, 128)
-_EXPANSION = (
-    "Qualcomm AI Engine Direct, QnnTypes.h: Qnn_BlockwiseExpansion_t, blockScaleBitwidth 4, for FullyConnected and MatMul"
-)
+_EXPANSION = "Qualcomm AI Engine Direct, QnnTypes.h: Qnn_BlockwiseExpansion_t, of FullyConnected and MatMul"
 
 
 def _entries(source: str, activations: Sequence[Activations], four_bits_from: int = 0) -> tuple[Entry, ...]:

@@ -117,7 +117,7 @@ def _blocks_as_affine(program: ExportedProgram) -> ExportedProgram:
 
     They find steps and scales of rows again from the scales of blocks (exporter.blocks says why that is exact).
     """
-    import torchao.quantization.quant_primitives  # registers the operator
+    import torchao.quantization.quant_primitives  # noqa: F401  # registers the operator
 
     for node in program.graph.nodes:
         if node.op == "call_function" and operator_name(node) == "dequantize_per_channel_group":

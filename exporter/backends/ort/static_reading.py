@@ -69,7 +69,7 @@ def _layer(
     else:
         values = np.ascontiguousarray(stored.T, np.int8)
         steps, rows = load(stepped.input[0]), load(stepped.input[1])  # (groups, out), (out,)
-        scales = np.ascontiguousarray((steps.astype(np.float32) * rows).T)
+        scales = np.ascontiguousarray((steps.astype(np.float32) * rows.astype(np.float32)).T)
         parts = [weight.input[0], *stepped.input]
     size = sum(load(name).nbytes for name in parts if name)
     scales, _, group = canonical_granularity(scales, None, values.shape[1])

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import operator
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -49,7 +49,9 @@ def _dequantize_blocks(
     return opset21.DequantizeLinear(values, scales, axis=1, block_size=group_size)
 
 
-_OWN = {torch.ops.quantized_decomposed.dequantize_per_channel_group.default: _dequantize_blocks}
+_OWN: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.ops.quantized_decomposed.dequantize_per_channel_group.default: _dequantize_blocks
+}
 
 
 def to_onnx(traced: Traced) -> ir.Model:
