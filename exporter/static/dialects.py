@@ -50,17 +50,23 @@ def check_operators(program: ExportedProgram, dialect: Dialect) -> None:
             )
 
 
-def prepared(
-    program: ExportedProgram, schemes: Mapping[str, QuantScheme], dialect: Dialect
-) -> ExportedProgram:
-    """The program in the operators that will be run; the same one whenever the same model is traced."""
+def in_blocks(schemes: Mapping[str, QuantScheme]) -> list[str]:
+    """Names of the layers whose weights have scales for blocks, as `prepared` wants them."""
+    return [name for name, scheme in schemes.items() if scheme.steps_scales]
+
+
+def prepared(program: ExportedProgram, dialect: Dialect, blocks: Collection[str] = ()) -> ExportedProgram:
+    """The program in the operators that will be run; the same one whenever the same model is traced.
+
+    `blocks`: layers whose weights have scales for blocks (in_blocks).
+    """
     if dialect == "cpu":
         return functional(program)
     if dialect == "arm":
         return tidied(for_arm(program))
     program = tidied(for_qualcomm(program))
     flatten_products(program)
-    split_biases(program, [name for name, scheme in schemes.items() if scheme.steps_scales])
+    split_biases(program, blocks)
     return program
 
 
@@ -95,7 +101,7 @@ def with_integers(
         raise LoweringError(
             f"layer {next(iter(static))}: is static and its ranges were not measured; calibrate first"
         )
-    program = prepared(program, schemes, dialect)
+    program = prepared(program, dialect, in_blocks(schemes))
     insert(program, placed(program, static, dialect, [name for name in schemes if name not in static]), plan)
     if dialect != "cpu":
         fold_constants(program)
