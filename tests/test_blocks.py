@@ -7,7 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from exporter.blocks import split, stepped
+from exporter.backends.base import PackedLayer, unpacked
+from exporter.blocks import coarsest, in_thirty_twos, split, stepped
 from exporter.numerics import quantize, round_to_bf16
 from exporter.schemes import QuantScheme
 
@@ -53,3 +54,17 @@ def test_other_scales_are_refused():
         split(scales)
     with pytest.raises(ValueError, match=r"^block 1 of row 0 has scale 0\.01, 0\.16 sixteenths"):
         split(np.array([[1.0, 0.01]], np.float32))
+
+
+def test_coarser_groups_are_handed_over_as_thirty_twos_and_found_again():
+    scales = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+    fine = in_thirty_twos(scales, 3 * 128)
+    assert fine.shape == (2, 12)
+    assert np.array_equal(fine[:, 3:5], scales[:, :2])
+    assert np.array_equal(coarsest(fine), scales)
+    packed = PackedLayer(
+        "l", 4, 64, np.zeros((2, 128), np.int8), np.ones((2, 2), np.float32), None, 0
+    )  # of four blocks, each two alike
+    assert unpacked(packed, SCHEME).scales.shape == (2, 4)
+    with pytest.raises(ValueError, match=r"^groups of 16 are no multiples of 32$"):
+        in_thirty_twos(scales, 3 * 16)

@@ -15,7 +15,7 @@ import torch
 import torch.ao.quantization.fx._decomposed
 from numpy.typing import NDArray
 
-from exporter.blocks import split
+from exporter.blocks import BLOCK, in_thirty_twos, split
 from exporter.errors import PlanError
 from exporter.numerics import QuantizedTensor
 from exporter.static.params import StaticPlan, bias_correction, quantize_bias
@@ -48,23 +48,24 @@ class StaticWeight(torch.nn.Module):
 
 
 class StaticBlocks(torch.nn.Module):
-    """int4 weight of a linear layer, one scale for each block of a row."""
+    """int4 weight of a linear layer, one scale for each block of 32 in a row."""
 
     def __init__(self, tensor: QuantizedTensor) -> None:
         """Raises ValueError for scales that no format of blocks holds."""
         super().__init__()
         split(tensor.scales)
         self.low, self.high = tensor.scheme.limits
-        self.block = tensor.values.shape[1] // tensor.scales.shape[1]
         self.values: torch.Tensor
         self.scales: torch.Tensor
         self.register_buffer("values", _share(tensor.values))
-        self.register_buffer("scales", torch.from_numpy(np.array(tensor.scales)))
+        self.register_buffer(
+            "scales", torch.from_numpy(in_thirty_twos(tensor.scales, tensor.values.shape[1]))
+        )
 
     def forward(self) -> torch.Tensor:
         """(out, in) float32."""
         found: torch.Tensor = torch.ops.quantized_decomposed.dequantize_per_channel_group(
-            self.values, self.scales, None, self.low, self.high, torch.int8, self.block, torch.float32
+            self.values, self.scales, None, self.low, self.high, torch.int8, BLOCK, torch.float32
         )
         return found
 

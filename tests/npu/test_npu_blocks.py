@@ -46,10 +46,10 @@ def test_both_ways_compute_the_codes_and_hold_packed_weights(tmp_path, monkeypat
     path.write_text(
         f"schema: 1\nname: blocks\nmodel: {{source: 'python:{name}:build', task: module}}\n"
         "schemes:\n"
-        "  b64: {weights: int4, group: 64, activations: static-int16}\n"
+        "  b128: {weights: int4, group: 128, activations: static-int16}\n"
         "  b32: {weights: int4, group: 32, activations: static-int16, method: gptq}\n"
         "  row: {weights: int8, group: channel, activations: static-int16}\n"
-        "rules:\n  - {match: first, scheme: b64}\n  - {match: second, scheme: b32}\n  - {match: third, scheme: row}\n"
+        "rules:\n  - {match: first, scheme: b128}\n  - {match: second, scheme: b32}\n  - {match: third, scheme: row}\n"
         f"calibration: {{python: '{name}:samples', samples: 8}}\ntargets: [{TARGETS}]\n"
     )
     out = tmp_path / "out"
@@ -70,7 +70,7 @@ def test_both_ways_compute_the_codes_and_hold_packed_weights(tmp_path, monkeypat
     kept = np.load(out / "integers.npz")
     found = read_qdq(graph)
     assert {layer: (held.bits, held.group) for layer, held in found.items()} == {
-        "first": (4, 64), "second": (4, 32), "third": (8, "channel")
+        "first": (4, 128), "second": (4, 32), "third": (8, "channel")
     }  # fmt: skip
     for layer, held in found.items():
         assert np.array_equal(held.values, kept[f"{layer}:values"])

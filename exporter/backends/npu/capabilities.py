@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from exporter.blocks import BLOCK
 from exporter.layers import Kind, LayerInfo
 from exporter.plan import in_features
 from exporter.schemes import Activations, Granularity, QuantScheme, Weights
@@ -40,7 +41,7 @@ _A16: Activations = "static-int16"
 _PRODUCTS: tuple[Kind, ...] = ("linear", "conv")
 _WEIGHTS: tuple[Weights, ...] = ("int8", "int4")
 _GROUPS: tuple[Granularity, ...] = ("channel", "tensor")
-_BLOCKS = (32, 64, 128)  # of 16, with an odd number in a row, it computes something else (docs/npu.md)
+_BLOCKS = (32, 64, 128)  # of 16 weights, it computes something else (docs/npu.md)
 _EXPANSION = "Qualcomm AI Engine Direct, QnnTypes.h: Qnn_BlockwiseExpansion_t, of FullyConnected and MatMul"
 
 
@@ -112,34 +113,16 @@ def _misfit(layer: LayerInfo, scheme: QuantScheme, target: Target) -> str | None
             f"{scheme.weights} weights need a Hexagon Tensor Processor v{fitting[0].oldest_arch} or newer, and "
             f"{old[0].name} ({old[0].phones}) has v{old[0].arch}; set {wider}, or a soc of {newer}"
         )
-    if isinstance(scheme.group, int):
-        return _unfit_blocks(layer, scheme.group)
+    if isinstance(scheme.group, int) and layer.shape[0] == 1:
+        return "QNN's compiler takes no blocks of a layer with one output; set group: channel"
     if target.variant is not None and scheme.bits == 4 and "u85" not in target.variant:
         return f"{target.variant} unpacks int4 weights to int8; set weights: int8, or a variant of ethos-u85"
     return None
 
 
-# Numbers of blocks of 64 or 128 in a row with which Qualcomm's simulator crashes once the program is read from its file
-# (docs/npu.md); they are those that no number of parts of 5 or 6 blocks makes up, above 6.
-_CRASHING = (7, 8, 9, 13, 14, 19)
-
-
-def _unfit_blocks(layer: LayerInfo, group: int) -> str | None:
-    """Why a linear layer of that shape cannot have blocks, or None. Measured (docs/npu.md)."""
-    rows, row = layer.shape
-    if rows == 1:
-        return "QNN's compiler takes no blocks of a layer with one output; set group: channel"
-    if group > _BLOCKS[0] and row // group in _CRASHING:
-        return (
-            f"a row of {row} has {row // group} blocks of {group}, and a program with {', '.join(map(str, _CRASHING))} "
-            "blocks of 64 or 128 in a row crashes when it is run from its file; set group: 32"
-        )
-    return None
-
-
 # Sizes, measured on EfficientNet-Lite0 and MiniLM (docs/npu.md). The HTP keeps filters in blocks of 32 by 32 channels,
 # and those of depthwise convolutions spread out, twice as far for 16-bit activations; Vela adds its commands.
-_BLOCK = 32
+_SIDE = 32
 _DEPTHWISE = {8: 4.85, 16: 9.2}
 _TOSA_ROW, _VELA_ROW, _VELA_LAYER = 12, 6, 5800
 _SCALE = 4
@@ -157,15 +140,13 @@ def layer_bytes(layer: LayerInfo, scheme: QuantScheme, target: Target) -> int:
     if target.unit == "ethos-u":
         return layer.parameters * scheme.bits // 8 + _VELA_ROW * rows + _VELA_LAYER
     if layer.kind != "conv":
-        steps = (
-            layer.parameters // scheme.group if isinstance(scheme.group, int) else 0
-        )  # a byte for each block
+        steps = layer.parameters // BLOCK if isinstance(scheme.group, int) else 0  # a byte for each
         return layer.parameters * scheme.bits // 8 + steps + scales
     outer, inner, places = layer.shape[0], layer.shape[1], layer.parameters // rows // layer.shape[1]
     if inner == 1 and outer > 1:
         wide = 16 if scheme.activation_limits[1] > 255 else 8
         return int(layer.parameters * _DEPTHWISE[wide]) + scales
-    padded = places * _BLOCK**2 * -(-outer // _BLOCK) * -(-inner // _BLOCK)
+    padded = places * _SIDE**2 * -(-outer // _SIDE) * -(-inner // _SIDE)
     return padded * scheme.bits // 8 + scales
 
 

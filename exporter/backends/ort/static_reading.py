@@ -9,6 +9,7 @@ import onnx
 from numpy.typing import NDArray
 
 from exporter.backends.base import PackedLayer, PackedStatic
+from exporter.blocks import coarsest
 from exporter.errors import ArtifactError
 from exporter.numerics import canonical_granularity
 
@@ -69,7 +70,7 @@ def _layer(
     else:
         values = np.ascontiguousarray(stored.T, np.int8)
         steps, rows = load(stepped.input[0]), load(stepped.input[1])  # (groups, out), (out,)
-        scales = np.ascontiguousarray((steps.astype(np.float32) * rows.astype(np.float32)).T)
+        scales = coarsest((steps.astype(np.float32) * rows.astype(np.float32)).T)
         parts = [weight.input[0], *stepped.input]
     size = sum(load(name).nbytes for name in parts if name)
     scales, _, group = canonical_granularity(scales, None, values.shape[1])
