@@ -17,8 +17,8 @@ import torch
 class Net(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        self.first = torch.nn.Linear(1024, 1024)
-        self.second = torch.nn.Linear(1024, 96, bias=False)
+        self.first = torch.nn.Linear(1024, 512)
+        self.second = torch.nn.Linear(512, 96, bias=False)
         self.third = torch.nn.Linear(96, 10)
 
     def forward(self, x):
@@ -26,12 +26,12 @@ class Net(torch.nn.Module):
 
 def build():
     torch.manual_seed(0)
-    return Net().eval(), (torch.randn(1, 3, 1024),)
+    return Net().eval(), (torch.randn(1, 16, 1024),)
 
 def samples():
     generator = torch.Generator().manual_seed(1)
     for _ in range(8):
-        yield (torch.randn(1, 3, 1024, generator=generator),)
+        yield (torch.randn(1, 16, 1024, generator=generator),)
 """
 TARGETS = (
     "{backend: onnxruntime, ep: qnn, soc: SM8750}, {backend: executorch, delegate: qualcomm, soc: SM8750}"

@@ -128,6 +128,15 @@ def _blocks_as_affine(program: ExportedProgram) -> ExportedProgram:
     return program
 
 
+def _has_blocks(program: ExportedProgram) -> bool:
+    """Whether ExecuTorch's pass must make convolutions of its linear layers: as QNN's FullyConnected, a product with
+    blocks computes something else for some numbers of rows (docs/npu.md)."""
+    return any(
+        node.op == "call_function" and operator_name(node) == "dequantize_affine"
+        for node in program.graph.nodes
+    )
+
+
 def _lowered(program: ExportedProgram, soc: str) -> bytes:
     """The .pte of one chip."""
     from executorch.backends.qualcomm._passes.qnn_pass_manager import get_qnn_pass_manager_cls
@@ -158,7 +167,7 @@ def _lowered(program: ExportedProgram, soc: str) -> bytes:
         compiler_specs=specs,
         skip_node_id_set=None,
         skip_node_op_set=None,
-        convert_linear_to_conv2d=False,
+        convert_linear_to_conv2d=_has_blocks(program),
     )
     with QnnManagerContext({"forward": specs}):
         edge = to_edge_transform_and_lower(
