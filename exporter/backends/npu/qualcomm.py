@@ -130,7 +130,7 @@ def _blocks_as_affine(program: ExportedProgram) -> ExportedProgram:
 
 def _has_blocks(program: ExportedProgram) -> bool:
     """Whether ExecuTorch's pass must make convolutions of its linear layers: as QNN's FullyConnected, a product with
-    blocks computes something else for some numbers of rows (docs/npu.md)."""
+    blocks computes something else for some shapes (docs/npu.md)."""
     return any(
         node.op == "call_function" and operator_name(node) == "dequantize_affine"
         for node in program.graph.nodes
