@@ -6,6 +6,7 @@ Conventions
   are computed, because XNNPACK stores block-wise int4 scales in bf16
   (backends/xnnpack/operators/node_visitor.py in executorch) and both runtimes must hold one number.
 - groups run along the input axis, the axis a matrix product sums over.
+- scales of a static layer's groups are whole steps of one bf16 scale of their row (exporter.blocks).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from exporter.blocks import stepped
 from exporter.schemes import QuantScheme
 
 FloatArray = NDArray[np.float32]
@@ -179,6 +181,8 @@ def _quantize_groups(
             best_error = np.where(better, error, best_error)
             best_scale = np.where(better, scale, best_scale)
             best_zero = np.where(better, zero, best_zero)
+    if scheme.steps_scales:
+        best_scale = stepped(np.where(groups.any(axis=2), best_scale, np.float32(0)), floor)
     values = _codes(groups, best_scale, best_zero, low, high).astype(np.int8)
     return values, best_scale, None if scheme.symmetric else best_zero.astype(np.int8)
 

@@ -131,10 +131,10 @@ def _placed(
 ) -> tuple[torch.export.ExportedProgram, Placement]:
     """The float program and what of it becomes integers."""
     from exporter.models.exporting import export
-    from exporter.static.dialects import check_operators, placed, prepared
+    from exporter.static.dialects import check_operators, in_blocks, placed, prepared
 
     module, inputs, shapes = model.built
-    program = prepared(export(module, inputs, shapes=shapes), dialect)
+    program = prepared(export(module, inputs, shapes=shapes), dialect, in_blocks(schemes))
     check_operators(program, dialect)
     quantised = [name for name, scheme in schemes.items() if not scheme.is_float and not scheme.is_static]
     return program, placed(program, static_layers(schemes), dialect, quantised)

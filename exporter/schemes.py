@@ -76,6 +76,12 @@ class QuantScheme:
         return self.activations in _STATIC_RANGES
 
     @property
+    def steps_scales(self) -> bool:
+        """True where the scales of a row's blocks are whole steps of one scale (exporter.blocks): static layers', whose
+        only kernel for blocks, that of Qualcomm's HTP, has them so."""
+        return self.is_static and isinstance(self.group, int)
+
+    @property
     def activation_limits(self) -> tuple[int, int]:
         """Smallest and largest code of a static activation. Undefined for others."""
         return _STATIC_RANGES[self.activations]

@@ -65,7 +65,9 @@ def unpacked(layer: PackedLayer, scheme: QuantScheme) -> QuantizedTensor:
     """A layer read back from a file, as the tensor that was packed. ValueError where the scheme is another."""
     out_features, in_features = layer.values.shape
     groups = (1, 1) if scheme.group == "tensor" else (out_features, scheme.groups(in_features))
-    scales = np.broadcast_to(layer.scales, groups)
+    # a coarser file than the scheme: neighbours whose scales are equal were taken for one
+    repeats = max(1, groups[1] // layer.scales.shape[1])
+    scales = np.broadcast_to(np.repeat(layer.scales, repeats, axis=1), groups)
     zero_points = None if layer.zero_points is None else np.broadcast_to(layer.zero_points, groups)
     return QuantizedTensor(layer.values, scales, zero_points, scheme)
 

@@ -13,7 +13,7 @@ from exporter.static.graph import fold_constants, functional, insert
 from exporter.static.naming import module_path, operator_name
 from exporter.static.params import StaticPlan
 from exporter.static.placing import Placement, place
-from exporter.static.tidying import flatten_products, tidied
+from exporter.static.tidying import flatten_products, split_biases, tidied
 from exporter.static.whole import place_whole
 from exporter.targets import Dialect
 
@@ -50,14 +50,23 @@ def check_operators(program: ExportedProgram, dialect: Dialect) -> None:
             )
 
 
-def prepared(program: ExportedProgram, dialect: Dialect) -> ExportedProgram:
-    """The program in the operators that will be run; the same one whenever the same model is traced."""
+def in_blocks(schemes: Mapping[str, QuantScheme]) -> list[str]:
+    """Names of the layers whose weights have scales for blocks, as `prepared` wants them."""
+    return [name for name, scheme in schemes.items() if scheme.steps_scales]
+
+
+def prepared(program: ExportedProgram, dialect: Dialect, blocks: Collection[str] = ()) -> ExportedProgram:
+    """The program in the operators that will be run; the same one whenever the same model is traced.
+
+    `blocks`: layers whose weights have scales for blocks (in_blocks).
+    """
     if dialect == "cpu":
         return functional(program)
     if dialect == "arm":
         return tidied(for_arm(program))
     program = tidied(for_qualcomm(program))
     flatten_products(program)
+    split_biases(program, blocks)
     return program
 
 
@@ -92,7 +101,7 @@ def with_integers(
         raise LoweringError(
             f"layer {next(iter(static))}: is static and its ranges were not measured; calibrate first"
         )
-    program = prepared(program, dialect)
+    program = prepared(program, dialect, in_blocks(schemes))
     insert(program, placed(program, static, dialect, [name for name in schemes if name not in static]), plan)
     if dialect != "cpu":
         fold_constants(program)

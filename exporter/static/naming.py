@@ -13,7 +13,7 @@ from collections.abc import Collection
 import torch
 from torch.export import ExportedProgram
 
-_OF_WEIGHTS = ("dequantize_per_channel", "dequantize_per_tensor")
+_OF_WEIGHTS = ("dequantize_per_channel", "dequantize_per_channel_group", "dequantize_per_tensor")
 _PRODUCTS = ("conv1d", "conv2d", "conv3d", "convolution", "linear")
 
 

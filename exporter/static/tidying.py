@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 
-from exporter.static.naming import operator_name
+from exporter.static.naming import operator_name, value_names
 
 _ARITHMETIC = ("add", "sub", "mul", "div")
 
@@ -48,6 +49,28 @@ def flatten_products(program: ExportedProgram) -> None:
         node.replace_all_uses_with(back, delete_user_cb=lambda user, back=back: user is not back)
         node.args = (flat[source], *node.args[1:])
         back.meta["val"], node.meta["val"] = value, value.flatten(0, -2)
+    graph.lint()
+    program.graph_module.recompile()
+
+
+def split_biases(program: ExportedProgram, layers: Collection[str]) -> None:
+    """In place: the bias of these linear layers is added by an operator of its own.
+
+    onnxruntime-qnn 2.5.0 drops the bias of a product with blocks without a word (docs/npu.md).
+    """
+    graph, names = program.graph, value_names(program, layers)
+    for node, name in names.items():
+        if operator_name(node) != "linear" or name.partition("@")[0] not in layers:
+            continue
+        bias = node.args[2] if len(node.args) > 2 else None
+        node.args = node.args[:2]
+        if bias is None:
+            continue
+        with graph.inserting_after(node):
+            total = graph.call_function(torch.ops.aten.add.Tensor, (node, node))
+        node.replace_all_uses_with(total)
+        total.args = (node, bias)
+        total.meta.update(node.meta)
     graph.lint()
     program.graph_module.recompile()
 

@@ -15,6 +15,7 @@ import torch
 import torch.ao.quantization.fx._decomposed
 from numpy.typing import NDArray
 
+from exporter.blocks import BLOCK, in_thirty_twos, split
 from exporter.errors import PlanError
 from exporter.numerics import QuantizedTensor
 from exporter.static.params import StaticPlan, bias_correction, quantize_bias
@@ -42,6 +43,29 @@ class StaticWeight(torch.nn.Module):
         """float32, in the layer's own shape."""
         found: torch.Tensor = torch.ops.quantized_decomposed.dequantize_per_channel(
             self.values, self.scales, self.zero_points, 0, self.low, self.high, torch.int8
+        )
+        return found
+
+
+class StaticBlocks(torch.nn.Module):
+    """int4 weight of a linear layer, one scale for each block of 32 in a row."""
+
+    def __init__(self, tensor: QuantizedTensor) -> None:
+        """Raises ValueError for scales that no format of blocks holds."""
+        super().__init__()
+        split(tensor.scales)
+        self.low, self.high = tensor.scheme.limits
+        self.values: torch.Tensor
+        self.scales: torch.Tensor
+        self.register_buffer("values", _share(tensor.values))
+        self.register_buffer(
+            "scales", torch.from_numpy(in_thirty_twos(tensor.scales, tensor.values.shape[1]))
+        )
+
+    def forward(self) -> torch.Tensor:
+        """(out, in) float32."""
+        found: torch.Tensor = torch.ops.quantized_decomposed.dequantize_per_channel_group(
+            self.values, self.scales, None, self.low, self.high, torch.int8, BLOCK, torch.float32
         )
         return found
 
@@ -87,8 +111,16 @@ class StaticBias(torch.nn.Module):
 def make_static(module: torch.nn.Module, name: str, tensor: QuantizedTensor, plan: StaticPlan) -> None:
     """Replace weight and bias of layer `name`, in place; the bias makes up for what rounding the weight loses.
 
-    A layer without a bias gets one. Raises PlanError where the bias does not fit into the kernels' integers.
+    A layer without a bias gets one. A bias beside blocks stays as it is: it is added on its own (tidying.split_biases),
+    in codes whose range was measured without such a correction. Raises PlanError where the bias does not fit into the
+    kernels' integers, or scales of blocks into their format.
     """
+    if tensor.scheme.steps_scales:
+        try:
+            _hold(module, {WEIGHT: StaticBlocks(tensor)})
+        except ValueError as problem:
+            raise PlanError(f"layer {name}: {problem}; set `group: channel` for this layer") from problem
+        return
     if isinstance(module, torch.nn.Embedding):
         _hold(module, {WEIGHT: StaticTable(tensor)})
         return

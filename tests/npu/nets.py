@@ -19,6 +19,10 @@ class Net(torch.nn.Module):
             for group in ("channel", "tensor"):
                 setattr(self, f"conv_{weights}_{group}", conv())
                 setattr(self, f"linear_{weights}_{group}", torch.nn.Linear(32, 32))
+        self.wide = torch.nn.Linear(32, 256)
+        self.block_32 = torch.nn.Linear(256, 256, bias=False)
+        self.block_64 = torch.nn.Linear(256, 256)
+        self.block_128 = torch.nn.Linear(256, 32)
         self.depthwise = conv(groups=32)
         self.table = torch.nn.Embedding(64, 32)
         self.norm = torch.nn.LayerNorm(32)
@@ -34,7 +38,8 @@ class Net(torch.nn.Module):
         for weights in ("int8", "int4"):
             for group in ("channel", "tensor"):
                 x = x + torch.nn.functional.gelu(getattr(self, f"linear_{weights}_{group}")(x))
-        return x
+        rows = torch.relu(self.block_64(self.block_32(self.wide(x))))
+        return x + self.block_128(rows)
 
 def build():
     torch.manual_seed(0)
@@ -100,10 +105,15 @@ def entries_recipe(folder: Path, monkeypatch: Any, activations: str, targets: st
     """A recipe in which every entry of a table has its layer."""
     name = importable(folder, monkeypatch, ENTRIES)
     path = folder / "r.yaml"
-    rules = RULES + '  - {match: table, scheme: int8_tensor}\n  - {match: "**", scheme: int8_channel}\n'
+    blocks = (32, 64, 128) if activations == "static-int16" else ()
+    schemes = SCHEMES + "".join(
+        f"  int4_{block}: {{weights: int4, group: {block}, activations: ACTIVATIONS}}\n" for block in blocks
+    )
+    rules = RULES + "".join(f"  - {{match: block_{block}, scheme: int4_{block}}}\n" for block in blocks)
+    rules += '  - {match: table, scheme: int8_tensor}\n  - {match: "**", scheme: int8_channel}\n'
     path.write_text(
         f"schema: 1\nname: entries\nmodel: {{source: 'python:{name}:build', task: module}}\n"
-        f"schemes:\n{SCHEMES.replace('ACTIVATIONS', activations)}rules:\n{rules}"
+        f"schemes:\n{schemes.replace('ACTIVATIONS', activations)}rules:\n{rules}"
         f"calibration: {{python: '{name}:samples', samples: 8}}\ntargets: [{targets}]\n"
     )
     return path

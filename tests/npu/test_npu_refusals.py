@@ -6,6 +6,10 @@ import pytest
 from tiny_jobs import importable, write_recipe
 
 from exporter.backends.npu import vendor
+from exporter.backends.npu.capabilities import unsupported
+from exporter.layers import LayerInfo
+from exporter.schemes import QuantScheme
+from exporter.targets import Target
 
 NET = """\
 import torch
@@ -89,6 +93,34 @@ def test_a_group_that_no_npu_takes(plan):
     found = plan("[{backend: executorch, delegate: tosa}]", W8.replace("group: channel", "group: 16"),
         '  - {match: head, scheme: w8}\n  - {match: stem, scheme: float}\n')  # fmt: skip
     assert "group 16" in found
+
+
+@pytest.mark.parametrize(
+    ("group", "inputs", "outputs", "soc", "reason"),
+    [
+        (
+            *(16, 512, 4, "SM8750"),
+            "group 16 is not among what linear layers take there; allowed: 128, 32, 64, channel, tensor",
+        ),
+        (
+            *(32, 512, 1, "SM8750"),
+            "QNN's compiler takes no blocks of a layer with one output; set group: channel",
+        ),
+        (
+            *(32, 512, 4, "SM8450"),
+            "int4 weights need a Hexagon Tensor Processor v73 or newer, and SM8450 (Snapdragon 8 Gen 1) has v69; "
+            "set weights: int8 and group: channel, or a soc of SM8550, ",
+        ),
+    ],
+    ids=["16", "one output", "an old chip"],
+)
+@pytest.mark.parametrize("target", ["onnxruntime, ep: qnn", "executorch, delegate: qualcomm"])
+def test_blocks_that_are_not_exact(target, group, inputs, outputs, soc, reason):
+    scheme = QuantScheme("b", "int4", group, activations="static-int16")
+    kind = {"ep": "qnn"} if "qnn" in target else {"delegate": "qualcomm"}
+    layer = LayerInfo("head", "linear", (outputs, inputs), None)
+    found = unsupported(layer, scheme, Target(target.partition(",")[0], soc=(soc,), **kind))
+    assert found is not None and found.startswith(reason)
 
 
 def test_layers_that_stay_float_or_round_as_they_run(plan):

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from exporter.blocks import BLOCK
 from exporter.layers import Kind, LayerInfo
 from exporter.plan import in_features
 from exporter.schemes import Activations, Granularity, QuantScheme, Weights
@@ -29,7 +30,7 @@ class Entry:
 
     kind: Kind
     weights: Weights
-    group: Granularity
+    group: int | Granularity
     activations: Activations
     source: str
     oldest_arch: int = 0  # of Qualcomm's HTP; 0: any
@@ -40,6 +41,8 @@ _A16: Activations = "static-int16"
 _PRODUCTS: tuple[Kind, ...] = ("linear", "conv")
 _WEIGHTS: tuple[Weights, ...] = ("int8", "int4")
 _GROUPS: tuple[Granularity, ...] = ("channel", "tensor")
+_BLOCKS = (32, 64, 128)  # of 16 weights, it computes something else (docs/npu.md)
+_EXPANSION = "Qualcomm AI Engine Direct, QnnTypes.h: Qnn_BlockwiseExpansion_t, of FullyConnected and MatMul"
 
 
 def _entries(source: str, activations: Sequence[Activations], four_bits_from: int = 0) -> tuple[Entry, ...]:
@@ -54,9 +57,13 @@ def _entries(source: str, activations: Sequence[Activations], four_bits_from: in
     )
 
 
+_HTP_ENTRIES = (
+    *_entries(_HTP, (_A8, _A16), four_bits_from=73),
+    *(Entry("linear", "int4", block, _A16, _EXPANSION, 73) for block in _BLOCKS),
+)
 TABLES: Mapping[str, tuple[Entry, ...]] = {
-    "onnxruntime-qnn": _entries(_HTP, (_A8, _A16), four_bits_from=73),
-    "executorch-qualcomm": _entries(_HTP, (_A8, _A16), four_bits_from=73),
+    "onnxruntime-qnn": _HTP_ENTRIES,
+    "executorch-qualcomm": _HTP_ENTRIES,
     # With 16-bit activations, linear layers and lookups alone: what Arm's compiler makes of int4 weights, or of
     # convolutions, beside them computes something else (docs/npu.md).
     "executorch-tosa": (
@@ -101,10 +108,13 @@ def _misfit(layer: LayerInfo, scheme: QuantScheme, target: Target) -> str | None
     old = [SOCS[name] for name in target.soc if SOCS[name].arch < fitting[0].oldest_arch]
     if old:
         newer = ", ".join(soc.name for soc in SOCS.values() if soc.arch >= fitting[0].oldest_arch)
+        wider = "weights: int8 and group: channel" if isinstance(scheme.group, int) else "weights: int8"
         return (
             f"{scheme.weights} weights need a Hexagon Tensor Processor v{fitting[0].oldest_arch} or newer, and "
-            f"{old[0].name} ({old[0].phones}) has v{old[0].arch}; set weights: int8, or a soc of {newer}"
+            f"{old[0].name} ({old[0].phones}) has v{old[0].arch}; set {wider}, or a soc of {newer}"
         )
+    if isinstance(scheme.group, int) and layer.shape[0] == 1:
+        return "QNN's compiler takes no blocks of a layer with one output; set group: channel"
     if target.variant is not None and scheme.bits == 4 and "u85" not in target.variant:
         return f"{target.variant} unpacks int4 weights to int8; set weights: int8, or a variant of ethos-u85"
     return None
@@ -112,7 +122,7 @@ def _misfit(layer: LayerInfo, scheme: QuantScheme, target: Target) -> str | None
 
 # Sizes, measured on EfficientNet-Lite0 and MiniLM (docs/npu.md). The HTP keeps filters in blocks of 32 by 32 channels,
 # and those of depthwise convolutions spread out, twice as far for 16-bit activations; Vela adds its commands.
-_BLOCK = 32
+_SIDE = 32
 _DEPTHWISE = {8: 4.85, 16: 9.2}
 _TOSA_ROW, _VELA_ROW, _VELA_LAYER = 12, 6, 5800
 _SCALE = 4
@@ -130,12 +140,13 @@ def layer_bytes(layer: LayerInfo, scheme: QuantScheme, target: Target) -> int:
     if target.unit == "ethos-u":
         return layer.parameters * scheme.bits // 8 + _VELA_ROW * rows + _VELA_LAYER
     if layer.kind != "conv":
-        return layer.parameters * scheme.bits // 8 + scales
+        steps = layer.parameters // BLOCK if isinstance(scheme.group, int) else 0  # a byte for each
+        return layer.parameters * scheme.bits // 8 + steps + scales
     outer, inner, places = layer.shape[0], layer.shape[1], layer.parameters // rows // layer.shape[1]
     if inner == 1 and outer > 1:
         wide = 16 if scheme.activation_limits[1] > 255 else 8
         return int(layer.parameters * _DEPTHWISE[wide]) + scales
-    padded = places * _BLOCK**2 * -(-outer // _BLOCK) * -(-inner // _BLOCK)
+    padded = places * _SIDE**2 * -(-outer // _SIDE) * -(-inner // _SIDE)
     return padded * scheme.bits // 8 + scales
 
 

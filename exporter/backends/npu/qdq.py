@@ -3,7 +3,8 @@
 What that provider (onnxruntime-qnn 2.5.0) was seen to get wrong without a word, and what is written instead:
 - it keeps one scale for each initializer, so two constants of equal codes and other scales must not be one;
 - the second factor of a product of two values is cut to 8 bits unless its codes are int16: it is recoded before;
-- a matrix product with a weight is right as Gemm over rows; as MatMul its weight is computed with in float.
+- a matrix product with a weight is right as Gemm over rows; as MatMul its weight is computed with in float. One with
+  blocks is right as MatMul alone (exporter.backends.npu.onnx_blocks).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from exporter.backends.base import PackedLayer
+from exporter.backends.npu.onnx_blocks import step_blocks
 from exporter.backends.ort.names import LAYER_KEY
 from exporter.backends.ort.passes import naming
 from exporter.backends.ort.passes.integers import name_integers, settle_integers
@@ -73,11 +75,13 @@ def write_qdq(skeleton: ModuleSkeleton, names: tuple[str, ...], path: Path) -> N
     count = len(program.graph_signature.user_outputs)
     outputs = ("output",) if count == 1 else tuple(f"output_{i}" for i in range(count))
     model = to_onnx(Traced(program, names, outputs, {}, None))
+    step_blocks(model)
     name_integers(model, list(skeleton.layers))
     simplify(model)
     RemoveUnusedNodesPass()(model)
     settle_integers(model)
-    four = {name for name, planned in skeleton.layers.items() if planned.scheme.bits == 4}
+    schemes = {name: planned.scheme for name, planned in skeleton.layers.items()}
+    four = {name for name, scheme in schemes.items() if scheme.bits == 4 and not scheme.steps_scales}
     _pack_int4(model, four)
     _recode_second_factors(model)
     _own_initializers(model)

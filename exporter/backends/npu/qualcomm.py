@@ -38,7 +38,7 @@ def compile_program(program: str, folder: str, socs: list[str]) -> dict[str, Any
     found: dict[str, Any] = {}
     for name in socs:
         start = time.perf_counter()
-        content = _lowered(_wide_as_int32(torch.export.load(program)), name)
+        content = _lowered(_blocks_as_affine(_wide_as_int32(torch.export.load(program))), name)
         path = Path(folder) / program_name(name)
         path.write_bytes(content)
         found[name] = {"seconds": time.perf_counter() - start, "bytes": len(content)}
@@ -112,6 +112,31 @@ def _wide_as_int32(program: ExportedProgram) -> ExportedProgram:
     return program
 
 
+def _blocks_as_affine(program: ExportedProgram) -> ExportedProgram:
+    """In place: weights in blocks by the operator that ExecuTorch's builders for Qualcomm read them from.
+
+    They find steps and scales of rows again from the scales of blocks (exporter.blocks says why that is exact).
+    """
+    import torchao.quantization.quant_primitives  # noqa: F401  # registers the operator
+
+    for node in program.graph.nodes:
+        if node.op == "call_function" and operator_name(node) == "dequantize_per_channel_group":
+            values, scales, _, low, high, dtype, block, _ = node.args
+            node.target = torch.ops.torchao.dequantize_affine.default
+            node.args = (values, [1, block], scales, None, dtype, low, high)
+    program.graph_module.recompile()
+    return program
+
+
+def _has_blocks(program: ExportedProgram) -> bool:
+    """Whether ExecuTorch's pass must make convolutions of its linear layers: as QNN's FullyConnected, a product with
+    blocks computes something else for some shapes (docs/npu.md)."""
+    return any(
+        node.op == "call_function" and operator_name(node) == "dequantize_affine"
+        for node in program.graph.nodes
+    )
+
+
 def _lowered(program: ExportedProgram, soc: str) -> bytes:
     """The .pte of one chip."""
     from executorch.backends.qualcomm._passes.qnn_pass_manager import get_qnn_pass_manager_cls
@@ -142,7 +167,7 @@ def _lowered(program: ExportedProgram, soc: str) -> bytes:
         compiler_specs=specs,
         skip_node_id_set=None,
         skip_node_op_set=None,
-        convert_linear_to_conv2d=False,
+        convert_linear_to_conv2d=_has_blocks(program),
     )
     with QnnManagerContext({"forward": specs}):
         edge = to_edge_transform_and_lower(

@@ -9,6 +9,7 @@ import onnx
 from numpy.typing import NDArray
 
 from exporter.backends.base import PackedLayer, PackedStatic
+from exporter.blocks import coarsest
 from exporter.errors import ArtifactError
 from exporter.numerics import canonical_granularity
 
@@ -42,7 +43,7 @@ def static_layers(model: onnx.ModelProto, load: Load, where: str) -> Iterator[Pa
         codes = None if bias is None else load(bias.input[0]).astype(np.int32)
         static = PackedStatic(_pair(source, load), _pair(ends[0], load), codes)
         bits = 4 if initializers[weight.input[0]] == onnx.TensorProto.INT4 else 8
-        yield _layer(node, weight, load, static, bias, bits)
+        yield _layer(node, weight, makers.get(weight.input[1]), load, static, bias, bits)
 
 
 def _pair(node: onnx.NodeProto, load: Load) -> tuple[float, int]:
@@ -54,15 +55,23 @@ def _pair(node: onnx.NodeProto, load: Load) -> tuple[float, int]:
 def _layer(
     node: onnx.NodeProto,
     weight: onnx.NodeProto,
+    stepped: onnx.NodeProto | None,
     load: Load,
     static: PackedStatic,
     bias: onnx.NodeProto | None,
     bits: int,
 ) -> PackedLayer:
+    """`stepped`: what makes the scales of blocks, whose weight is (in, out), out of steps and scales of rows."""
     stored = load(weight.input[0])
-    values = np.ascontiguousarray(stored.reshape(len(stored), -1), np.int8)
-    scales = np.ascontiguousarray(load(weight.input[1]), np.float32).reshape(-1, 1)
     parts = [*weight.input, *(bias.input[1:] if bias is not None else ())]
+    if stepped is None:
+        values = np.ascontiguousarray(stored.reshape(len(stored), -1), np.int8)
+        scales = np.ascontiguousarray(load(weight.input[1]), np.float32).reshape(-1, 1)
+    else:
+        values = np.ascontiguousarray(stored.T, np.int8)
+        steps, rows = load(stepped.input[0]), load(stepped.input[1])  # (groups, out), (out,)
+        scales = coarsest((steps.astype(np.float32) * rows.astype(np.float32)).T)
+        parts = [weight.input[0], *stepped.input]
     size = sum(load(name).nbytes for name in parts if name)
     scales, _, group = canonical_granularity(scales, None, values.shape[1])
     return PackedLayer(node.name, bits, group, values, scales, None, size, static)

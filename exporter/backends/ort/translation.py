@@ -12,12 +12,14 @@ from __future__ import annotations
 import logging
 import operator
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import onnx_ir as ir
 import torch
+import torch.ao.quantization.fx._decomposed  # registers its operators
+from onnxscript import FLOAT, INT8, opset21
 from onnxscript.version_converter import convert_version
 from torch._dispatch.python import enable_python_dispatcher
 from torch.fx import traceback as fx_traceback
@@ -31,9 +33,32 @@ from exporter.errors import LoweringError
 OPSET = 21
 
 
+def _dequantize_blocks(
+    values: INT8,
+    scales: FLOAT,
+    zero_points: INT8 | None,
+    quant_min: int,
+    quant_max: int,
+    dtype: int,
+    group_size: int,
+    output_dtype: int,
+) -> FLOAT:
+    """quantized_decomposed.dequantize_per_channel_group of a symmetric weight, which torch.onnx has not."""
+    if zero_points is not None:
+        raise LoweringError("blocks of a static layer have no zero points; this is a mistake of qexport")
+    return opset21.DequantizeLinear(values, scales, axis=1, block_size=group_size)
+
+
+_OWN: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.ops.quantized_decomposed.dequantize_per_channel_group.default: _dequantize_blocks
+}
+
+
 def to_onnx(traced: Traced) -> ir.Model:
     """The traced program in ONNX operators. Raises LoweringError for an operator without translation."""
     registry = _registration.ONNXRegistry.from_torchlib(opset_version=OPSET)
+    for target, function in _OWN.items():
+        registry.register_op(target, function)
     with _quiet(), torch.no_grad():
         try:
             module = traced.program.graph_module
@@ -124,6 +149,7 @@ def _by_torch(traced: Traced) -> ir.Model:
         dynamo=True,
         optimize=False,
         verbose=False,
+        custom_translation_table=_OWN,
         input_names=list(traced.inputs),
         output_names=list(traced.outputs),
     )
