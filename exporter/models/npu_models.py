@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from exporter.errors import QexportError
 from exporter.layers import LayerInfo, ModelLayers
 from exporter.models.causal_lm import CausalLM, own_text
 from exporter.models.pretrained import Pretrained
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 _OWN_SENTENCES = 64
 _EVERY = 7  # steps of a text between two samples, so that neighbours, which are alike, are not both taken
+_OWN_WINDOWS = (
+    8  # stretches of the own text, each from an empty past on, that a prompt's program is calibrated on
+)
 _FIRST = 8  # steps before the first sample: what follows the first token has another range than all the rest
 
 
@@ -136,9 +140,12 @@ class FixedModel(ModuleOfTask):
 class FixedDecoderModel(ModuleOfTask):
     """A language model's decoder, as the module of one's own that it is for an NPU."""
 
-    def __init__(self, model: CausalLM, past: int, new: int = 1) -> None:
+    def __init__(self, model: CausalLM, past: int, new: int = 1, prefill: int | None = None) -> None:
+        """`prefill`: also a program of so many new tokens, of the same network."""
         super().__init__(model)
         self.model, self.past, self.new = model, past, new
+        self._positions = past + max(new, prefill or 0) + 1
+        self.prefill: PrefillModel | None = PrefillModel(self, prefill) if prefill else None
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -147,18 +154,25 @@ class FixedDecoderModel(ModuleOfTask):
         return ("input_ids", "position", "attention_mask", *pairs)
 
     @cached_property
-    def built(self) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...], None]:
-        """(module with the checkpoint's weights, example inputs, None)."""
+    def net(self) -> torch.nn.Module:
+        """The network with the checkpoint's weights."""
         from exporter.models.fixed import register
-        from exporter.models.fixed_decoder import FixedDecoder, RotaryTable, rms_norms_as_one
-        from exporter.models.folding import Folding
+        from exporter.models.fixed_decoder import RotaryTable, rms_norms_as_one
 
         net = self.model.built(lambda name, module: None, register())
         for name, module in list(net.named_modules()):
             if name.rpartition(".")[2] == "rotary_emb":
-                net.set_submodule(name, RotaryTable(module, self.past + self.new + 1))
+                net.set_submodule(name, RotaryTable(module, self._positions))
         rms_norms_as_one(net)
-        module = FixedDecoder(net, self._layers, self.past, self.new).eval().requires_grad_(False)
+        return net
+
+    @cached_property
+    def built(self) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...], None]:
+        """(module with the checkpoint's weights, example inputs, None)."""
+        from exporter.models.fixed_decoder import FixedDecoder
+        from exporter.models.folding import Folding
+
+        module = FixedDecoder(self.net, self._layers, self.past, self.new).eval().requires_grad_(False)
         self.folding = Folding()
         return module, self._inputs([1] * self.new, 0, self._empty()), None
 
@@ -180,19 +194,25 @@ class FixedDecoderModel(ModuleOfTask):
         """The last step of a text, or of what of it fits."""
         return list(self.steps(text))[-1]
 
-    def steps(self, text: str, every: int = _EVERY) -> Iterator[tuple[torch.Tensor, ...]]:
+    def steps(
+        self, text: str, every: int = _EVERY, begin: int = _FIRST
+    ) -> Iterator[tuple[torch.Tensor, ...]]:
         """Inputs of every so many steps through a text, the float model's own keys and values before them."""
+        for first, inputs in self._walk(self.model.tokenizer().encode(text)):
+            if first >= begin and (first - begin) // self.new % every == 0:
+                yield inputs
+
+    def _walk(self, ids: Sequence[int]) -> Iterator[tuple[int, tuple[torch.Tensor, ...]]]:
+        """(place of the first new token, inputs) of every step, as far as the past reaches."""
         import torch
 
         module, _, _ = self.built
-        ids = self.model.tokenizer().encode(text)[: self.past + self.new]
         past, first = self._empty(), 0
-        while first + self.new <= len(ids):
+        while first <= self.past and first + self.new <= len(ids):
             inputs = self._inputs(ids[first : first + self.new], first, past)
-            if first >= _FIRST and (first - _FIRST) // self.new % every == 0:
-                yield inputs
+            yield first, inputs
             if first + self.new > self.past:
-                break
+                return
             with torch.no_grad():
                 found = module(*inputs)
             for buffer, state in zip(past, found[1:], strict=True):
@@ -221,3 +241,35 @@ class FixedDecoderModel(ModuleOfTask):
     @property
     def _layers(self) -> int:
         return len(self.model.layers().cache)
+
+
+class PrefillModel(FixedDecoderModel):
+    """The same network for several new tokens at once: how a prompt is taken in, piece by piece."""
+
+    def __init__(self, decode: FixedDecoderModel, new: int) -> None:
+        super().__init__(decode.model, decode.past, new)
+        self._decode = decode
+
+    @property
+    def net(self) -> torch.nn.Module:
+        """The decode step's own."""
+        return self._decode.net
+
+    @cached_property
+    def _own_steps(self) -> list[tuple[torch.Tensor, ...]]:
+        """Whole pieces of the first windows of the package's own text."""
+        ids = self.model.tokenizer().encode(own_text())
+        window = self.past + self.new
+        starts = range(0, min(len(ids), _OWN_WINDOWS * window), window)
+        return [inputs for start in starts for _, inputs in self._walk(ids[start : start + window])]
+
+    def samples_of_text(self, text: str) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Its whole pieces; a text shorter than one is repeated."""
+        ids = self.model.tokenizer().encode(text)
+        if not ids:
+            raise QexportError("calibration: an empty text has no tokens; take it out")
+        yield from (inputs for _, inputs in self._walk((ids * self.new)[: max(len(ids), self.new)]))
+
+    def pieces(self, text: str) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Inputs of every whole piece of a text, as far as the past reaches."""
+        yield from self.steps(text, every=1, begin=0)

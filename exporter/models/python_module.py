@@ -37,6 +37,7 @@ class PythonModule:
     folding: Folding  # set with `built`
     inner: Pretrained | None = None  # the model with a task that this is a module of
     holder = ""  # what stands before a layer's name in the built module
+    prefill: PythonModule | None = None  # a second program of the same layers, that takes a prompt in
 
     def __init__(self, origin: PythonFunction) -> None:
         self.origin = origin
@@ -131,6 +132,10 @@ class PythonModule:
             "calibration: {python: module:function}"
         )
 
+    def samples_of_text(self, text: str) -> Iterator[tuple[torch.Tensor, ...]]:
+        """What ranges are measured on of one text."""
+        yield self.of_text(text)
+
     def submodule(self, layer: str) -> torch.nn.Module:
         """The module of one layer."""
         return self.built[0].get_submodule(f"{self.holder}{layer}".removesuffix("."))
@@ -195,6 +200,7 @@ class ModuleSkeleton:
         self._module, self.example_inputs, self.dynamic_shapes = model.built
         self._holder = model.holder
         self.input_names = model.input_names
+        self.prefill = model.prefill and model.prefill.skeleton(schemes, load, static, dialect)
         self.layers = planned_layers_of(
             model.layers().layers,
             schemes,

@@ -155,7 +155,8 @@ def test_a_package_that_is_not_there_or_another_version(monkeypatch):
 
 def test_a_vendor_that_hangs_is_stopped_and_one_that_fails_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("QEXPORT_NPU_SECONDS", "0.2")
-    arguments = {"graph": str(tmp_path / "none.onnx"), "folder": str(tmp_path), "socs": ["SM8750"]}
+    graphs = {"forward": str(tmp_path / "none.onnx")}
+    arguments = {"graphs": graphs, "folder": str(tmp_path), "socs": ["SM8750"], "share": False}
     with pytest.raises(vendor.LoweringError, match=r"^compiling: not done after 0 s and stopped; "):
         vendor.work("qnn-compile", arguments, "compiling")
     monkeypatch.setenv("QEXPORT_NPU_SECONDS", "60")
@@ -163,7 +164,9 @@ def test_a_vendor_that_hangs_is_stopped_and_one_that_fails_is_told(tmp_path, mon
         vendor.LoweringError, match=r"ended with code 1, its last error: .*Its log: "
     ) as caught:
         vendor.work(
-            "qualcomm-compile", {"program": "none.pt2", "folder": ".", "socs": ["SM8750"]}, "compiling"
+            "qualcomm-compile",
+            {"programs": {"forward": "none.pt2"}, "folder": ".", "socs": ["SM8750"], "share": False},
+            "compiling",
         )
     log = str(caught.value).rpartition("Its log: ")[2]
     with open(log) as file:
