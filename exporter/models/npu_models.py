@@ -174,7 +174,7 @@ class FixedDecoderModel(ModuleOfTask):
 
         module = FixedDecoder(self.net, self._layers, self.past, self.new).eval().requires_grad_(False)
         self.folding = Folding()
-        return module, self._inputs([1] * self.new, 0, self._empty()), None
+        return module, self.inputs([1] * self.new, 0, self.empty()), None
 
     def layers(self) -> ModelLayers:
         """Layers from the configuration alone; the state lies outside the graph."""
@@ -207,9 +207,9 @@ class FixedDecoderModel(ModuleOfTask):
         import torch
 
         module, _, _ = self.built
-        past, first = self._empty(), 0
+        past, first = self.empty(), 0
         while first <= self.past and first + self.new <= len(ids):
-            inputs = self._inputs(ids[first : first + self.new], first, past)
+            inputs = self.inputs(ids[first : first + self.new], first, past)
             yield first, inputs
             if first + self.new > self.past:
                 return
@@ -219,9 +219,10 @@ class FixedDecoderModel(ModuleOfTask):
                 buffer[:, :, first : first + self.new] = state
             first += self.new
 
-    def _inputs(
+    def inputs(
         self, ids: Sequence[int], first: int, past: Sequence[torch.Tensor]
     ) -> tuple[torch.Tensor, ...]:
+        """Of new tokens from place `first` on, beside buffers of keys and values that are filled up to there."""
         import torch
 
         mask = torch.zeros(1, self.past + self.new)
@@ -230,7 +231,8 @@ class FixedDecoderModel(ModuleOfTask):
         place = torch.arange(first, first + self.new, dtype=torch.int32)
         return (torch.tensor([list(ids)], dtype=torch.int32), place, mask, *(each.clone() for each in past))
 
-    def _empty(self) -> list[torch.Tensor]:
+    def empty(self) -> list[torch.Tensor]:
+        """Buffers of keys and values, of no token yet."""
         import torch
 
         found = []

@@ -200,7 +200,8 @@ class ModuleSkeleton:
         self._module, self.example_inputs, self.dynamic_shapes = model.built
         self._holder = model.holder
         self.input_names = model.input_names
-        self.prefill = model.prefill and model.prefill.skeleton(schemes, load, static, dialect)
+        prompt = model.prefill
+        self.prefill = None if prompt is None else ModuleSkeleton(prompt, schemes, load, static, dialect)
         self.layers = planned_layers_of(
             model.layers().layers,
             schemes,

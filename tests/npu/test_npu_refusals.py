@@ -135,6 +135,37 @@ def test_cpu_and_npu_are_two_recipes(plan):
     )
 
 
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (
+            "[{backend: executorch, delegate: tosa, prefill: 4}]",
+            "targets[0]: prefill is built for qnn and qualcomm, and tosa is given; leave prefill out",
+        ),
+        (
+            "[{backend: onnxruntime, ep: qnn, soc: SM8750, length: 16, prefill: 32}]",
+            "targets[0]: prefill 32 is beyond length 16, the past that its tokens become; set prefill: 16 or less",
+        ),
+        (
+            "[{backend: onnxruntime, ep: qnn, soc: SM8750, prefill: 1}]",
+            "targets[0].prefill is number 1; expected a whole number from 2 to 4096",
+        ),
+        (
+            "[{backend: onnxruntime, ep: qnn, soc: SM8750, prefill: 4}, "
+            "{backend: executorch, delegate: qualcomm, soc: SM8750}]",
+            "targets: prefill 4 and none in one recipe: its NPU targets are given one program of fixed shapes; set the "
+            "same prefill in all",
+        ),
+        (
+            "[{backend: onnxruntime, ep: qnn, soc: SM8750, prefill: 4}]",
+            "onnxruntime-qnn: prefill 4 is for language models, and the task is module; leave prefill out",
+        ),
+    ],
+)
+def test_a_prompt_program_that_cannot_be(plan, targets, message):
+    assert message in plan(targets)
+
+
 def test_a_package_that_is_not_there_or_another_version(monkeypatch):
     def absent(name: str) -> str:
         raise vendor.PackageNotFoundError(name)

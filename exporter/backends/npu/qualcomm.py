@@ -103,7 +103,8 @@ def contents(path: Path) -> list[bytes]:
     """The contexts of a compiled program; one that several methods share, once."""
     program = read_program(path)
     places = {delegate.processed.index for plan in program.execution_plan for delegate in plan.delegates}
-    return [_stripped(program.backend_delegate_data[place].data) for place in sorted(places)]
+    held = (bytes(program.backend_delegate_data[place].data) for place in sorted(places))
+    return [_stripped(payload) for payload in dict.fromkeys(held)]
 
 
 def _stripped(payload: bytes) -> bytes:
