@@ -50,7 +50,7 @@ _FACTOR_DB = 20 * log10(3.0)
 _RUNS = 3
 _SIMULATED = 24  # cases that a simulator is given: it takes a second for each
 _STEPS_OF_TEXT = 8  # of a language model, whose steps a simulator takes many seconds for
-_PIECES_OF_TEXT = 4  # of a prompt, which are longer
+_PIECES_OF_TEXT = 4  # of a prompt, each as many tokens as the prompt's program takes
 _GOLDEN = 4  # cases that travel with the files
 _MOST_NUMBERS = 100_000  # of one case's outputs in vectors.json
 
@@ -287,6 +287,10 @@ def _ladder(model: PythonModule, recipe: Recipe) -> _Ladder:
 def _prompts(model: PrefillModel, recipe: Recipe) -> _Ladder:
     """Pieces of the recipe's texts through the program that takes prompts in."""
     pieces = [piece for text in load_texts(recipe.parity.text) for piece in model.pieces(text.text)]
+    if not pieces:
+        raise QexportError(
+            f"parity.text: no text has {model.new} tokens, and prefill takes pieces of so many; give a longer one"
+        )
     chosen = pieces[:: max(1, len(pieces) // _PIECES_OF_TEXT)][:_PIECES_OF_TEXT]
     note = f"prefill: judged on {len(chosen)} pieces of the text, {model.new} tokens each"
     cases = [_NpuCase(piece, given=_given(model, piece)) for piece in chosen]

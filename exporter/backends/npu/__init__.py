@@ -20,7 +20,7 @@ from exporter.backends.base import ActivationMode, PackedLayer, Progress
 from exporter.backends.npu import capabilities, vendor
 from exporter.backends.npu.cases import Arrays
 from exporter.errors import ArtifactError
-from exporter.layers import CacheShape, LayerInfo
+from exporter.layers import CacheShape, LayerInfo, ModelLayers
 from exporter.numerics import save_arrays
 from exporter.schemes import QuantScheme
 from exporter.targets import Target
@@ -49,6 +49,10 @@ class NpuBackend:
     def layer_bytes(self, layer: LayerInfo, scheme: QuantScheme, target: Target) -> int:
         """Bytes that the layer takes in one compiled file."""
         return capabilities.layer_bytes(layer, scheme, target)
+
+    def fixed_bytes(self, model: ModelLayers, target: Target) -> int:
+        """What one compiled file holds besides parameters."""
+        return capabilities.second_graph_bytes(len(model.layers), target)
 
     def size_problem(self, forecast: int, facts: Mapping[str, object]) -> str | None:
         """Why a compiled file is not as large as forecast, or None; `facts` as lower gave them."""
