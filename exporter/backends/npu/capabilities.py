@@ -116,7 +116,7 @@ _BLOCK = 32
 _DEPTHWISE = {8: 4.85, 16: 9.2}
 _TOSA_ROW, _VELA_ROW, _VELA_LAYER = 12, 6, 5800
 _SCALE = 4
-# A second graph of the same weights: commands and tables of its own, 15 kB a layer in SmolLM2-135M, 8 kB in a small net.
+# A second graph of the same weights, for each layer: 15 kB in SmolLM2-135M, 8 kB in a small net; commands and tables.
 _SECOND_GRAPH_LAYER = 15_000
 SIZE_SHARE, SIZE_BYTES = 0.05, 600_000  # what a forecast may be off by; tables of functions, commands, names
 
