@@ -15,8 +15,10 @@ from exporter.models.loading import open_model
 from exporter.models.npu_models import FixedDecoderModel
 from exporter.models.static_reference import StaticReference
 from exporter.pipeline import _skeleton, plan_recipe
-from exporter.ranges import read_ranges
+from exporter.ranges import _placed, read_ranges
 from exporter.recipe import parse_recipe
+from exporter.schemes import QuantScheme
+from exporter.static.whole import MOVING, joined
 from exporter.targets import Target
 from exporter.verify.integers import integers_of
 
@@ -64,6 +66,24 @@ def test_pieces_and_steps_give_the_logits_of_the_whole_text(tiny_checkpoint):
     assert torch.allclose(found, wanted, atol=1e-4)
     own = list(model.prefill.own_samples())
     assert {int(inputs[1][0]) for inputs in own} == {0, 4, 8, 12, 16}
+
+
+def test_both_programs_have_the_same_values(tiny_checkpoint):
+    """By name, so that one range goes to both; besides them each has constants, moves and the mask's own."""
+    opened = open_model(str(tiny_checkpoint), "text-generation", tiny_checkpoint)
+    model = FixedDecoderModel(opened, 16, prefill=4)
+    scheme = QuantScheme("w8", "int8", "channel", activations="static-int16")
+    schemes = {layer.name: scheme for layer in model.layers().layers}
+    (_, step), (_, prompt) = (_placed(each, schemes, "qualcomm") for each in (model, model.prefill))
+    assert step.layers == prompt.layers
+    for name in set(step.integer.values()) ^ set(prompt.integer.values()):
+        operator = name.rpartition(":")[2].rstrip("0123456789")
+        assert name.startswith("constant:") or operator in MOVING or name == "model:add0", name
+    both = joined([step, prompt])
+    handed = {f"input:{3 + number}" for number in range(4)}
+    groups = [group for group in both.alike if group & handed]
+    assert len(groups) == 4  # past and new keys, or values, of one layer
+    assert all(group & set(step.integer.values()) & set(prompt.integer.values()) for group in groups)
 
 
 @pytest.mark.npu
