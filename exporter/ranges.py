@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,20 +50,16 @@ def measure_ranges(
     model: Model, schemes: Mapping[str, QuantScheme], recipe: Recipe, progress: Callable[[str, float], None]
 ) -> Ranges:
     """Run the float model over the recipe's calibration samples. Raises PlanError, TraceError, QexportError."""
-    from exporter.static.calibrating import calibrate
+    from exporter.static.calibrating import Pass, calibrate
     from exporter.static.moments import second_moments
 
     source = _module(model)
-    program, placement = _placed(source, schemes, recipe.targets[0].dialect)
+    passes = []
+    for each in filter(None, (source, source.prefill)):
+        placed = _placed(each, schemes, recipe.targets[0].dialect)
+        passes.append(Pass(*placed, partial(calibration_samples, each, recipe)))
     hashes = json.dumps(source.identity()["weights_sha256"], sort_keys=True)
-    plan, notes = calibrate(
-        program,
-        placement,
-        lambda: calibration_samples(source, recipe),
-        hashes,
-        cache_folder(),
-        progress,
-    )
+    plan, notes = calibrate(passes, hashes, cache_folder(), progress)
     least = {}
     for name in plan.layers:
         layer = source.submodule(name)
@@ -71,7 +68,7 @@ def measure_ranges(
         held = np.zeros(rows, np.float32) if bias is None else bias.detach().numpy()
         least[name] = least_weight_scales(held, plan.input_of(name), plan.output_of(name))
     chosen = [name for name in plan.layers if schemes[name].method == "gptq"]
-    moments = second_moments(program, chosen, calibration_samples(source, recipe)) if chosen else {}
+    moments = second_moments(passes[-1].program, chosen, passes[-1].samples()) if chosen else {}
     return Ranges(plan, least, notes, moments)
 
 
@@ -154,7 +151,7 @@ def calibration_samples(model: PythonModule, recipe: Recipe) -> Iterator[Sample]
         from exporter.samples.text import read_text
 
         for sample in draw(given, cache_folder()).samples:
-            yield from model.samples_of(read_text(sample))
+            yield from model.samples_of_text(read_text(sample))
     elif given.pictures:
         from exporter.samples.drawing import draw
         from exporter.samples.processing import picture_processor

@@ -46,6 +46,7 @@ class Target:
     soc: tuple[str, ...] = ()  # names of exporter.socs: the chips that an NPU program is compiled for
     variant: str | None = None  # of Arm's Ethos-U: ethos-u85-256
     length: int = NPU_LENGTH  # tokens of a text on an NPU, padding included
+    prefill: int | None = None  # new tokens of a second program that takes a language model's prompt in
 
     @property
     def unit(self) -> str:

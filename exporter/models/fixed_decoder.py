@@ -22,9 +22,6 @@ class FixedDecoder(torch.nn.Module):
         super().__init__()
         self.net = net
         self.layers, self.past, self.new = layers, past, new
-        hidden = torch.ones(new, past + new).triu(past + 1) * -HIDDEN  # of new tokens, those that come later
-        self.later: torch.Tensor
-        self.register_buffer("later", hidden[None, None])
 
     def forward(
         self, input_ids: torch.Tensor, position: torch.Tensor, mask: torch.Tensor, *past: torch.Tensor
@@ -32,9 +29,7 @@ class FixedDecoder(torch.nn.Module):
         """See the module's head."""
         cache = GrowingStates([(past[2 * i], past[2 * i + 1]) for i in range(self.layers)])
         bias = ((mask - 1.0) * HIDDEN)[:, None, None, :]
-        if self.new > 1:
-            bias = bias + self.later
-        with hiding(bias):
+        with hiding(bias):  # the model itself hides from each new token those that come later
             logits = self.net(
                 input_ids=input_ids, position_ids=position[None], past_key_values=cache, use_cache=True
             ).logits

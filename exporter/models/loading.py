@@ -54,10 +54,15 @@ def for_targets(model: Model, targets: Sequence[Target]) -> Model:
         return model
     from exporter.models.npu_models import FixedDecoderModel, FixedModel
 
+    if targets[0].prefill is not None and not isinstance(model, CausalLM):
+        raise PlanError(
+            f"{targets[0].key}: prefill {targets[0].prefill} is for language models, and the task is {model.task}; "
+            "leave prefill out"
+        )
     if isinstance(model, PythonModule):
         return model
     if isinstance(model, CausalLM):
-        return FixedDecoderModel(model, targets[0].length)
+        return FixedDecoderModel(model, targets[0].length, prefill=targets[0].prefill)
     if isinstance(model, EncoderDecoder):
         raise PlanError(
             f"{targets[0].key}: task {model.task} is two programs with keys and values between them, which is not "

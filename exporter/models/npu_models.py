@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from exporter.errors import QexportError
 from exporter.layers import LayerInfo, ModelLayers
 from exporter.models.causal_lm import CausalLM, own_text
 from exporter.models.pretrained import Pretrained
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 _OWN_SENTENCES = 64
-_EVERY = 7  # steps of a text between two samples, so that neighbours, which are alike, are not both taken
+_EVERY = 6  # steps of a text between two samples, so that neighbours, which are alike, are not both taken
 _FIRST = 8  # steps before the first sample: what follows the first token has another range than all the rest
 
 
@@ -97,7 +98,7 @@ class FixedModel(ModuleOfTask):
             if line.strip():
                 yield self.of_text(line.strip())
 
-    def samples_of(self, text: str) -> Iterator[tuple[torch.Tensor, ...]]:
+    def samples_of_text(self, text: str) -> Iterator[tuple[torch.Tensor, ...]]:
         """One, cut off where it is too long."""
         yield self.of_text(text)
 
@@ -140,9 +141,13 @@ class FixedModel(ModuleOfTask):
 class FixedDecoderModel(ModuleOfTask):
     """A language model's decoder, as the module of one's own that it is for an NPU."""
 
-    def __init__(self, model: CausalLM, past: int, new: int = 1) -> None:
+    def __init__(self, model: CausalLM, past: int, new: int = 1, prefill: int | None = None) -> None:
+        """`prefill`: also a program of so many new tokens, of the same network."""
         super().__init__(model)
         self.model, self.past, self.new = model, past, new
+        self._begin, self._every = _FIRST, _EVERY
+        self._positions = past + max(new, prefill or 0) + 1
+        self.prefill: PrefillModel | None = PrefillModel(self, prefill) if prefill else None
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -151,20 +156,27 @@ class FixedDecoderModel(ModuleOfTask):
         return ("input_ids", "position", "attention_mask", *pairs)
 
     @cached_property
-    def built(self) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...], None]:
-        """(module with the checkpoint's weights, example inputs, None)."""
+    def net(self) -> torch.nn.Module:
+        """The network with the checkpoint's weights."""
         from exporter.models.fixed import register
-        from exporter.models.fixed_decoder import FixedDecoder, RotaryTable, rms_norms_as_one
-        from exporter.models.folding import Folding
+        from exporter.models.fixed_decoder import RotaryTable, rms_norms_as_one
 
         net = self.model.built(lambda name, module: None, register())
         for name, module in list(net.named_modules()):
             if name.rpartition(".")[2] == "rotary_emb":
-                net.set_submodule(name, RotaryTable(module, self.past + self.new + 1))
+                net.set_submodule(name, RotaryTable(module, self._positions))
         rms_norms_as_one(net)
-        module = FixedDecoder(net, self._layers, self.past, self.new).eval().requires_grad_(False)
+        return net
+
+    @cached_property
+    def built(self) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...], None]:
+        """(module with the checkpoint's weights, example inputs, None)."""
+        from exporter.models.fixed_decoder import FixedDecoder
+        from exporter.models.folding import Folding
+
+        module = FixedDecoder(self.net, self._layers, self.past, self.new).eval().requires_grad_(False)
         self.folding = Folding()
-        return module, self._inputs([1] * self.new, 0, self._empty()), None
+        return module, self.inputs([1] * self.new, 0, self.empty()), None
 
     def layers(self) -> ModelLayers:
         """Layers from the configuration alone; the state lies outside the graph."""
@@ -178,50 +190,52 @@ class FixedDecoderModel(ModuleOfTask):
     @cached_property
     def _own_steps(self) -> list[tuple[torch.Tensor, ...]]:
         """Kept: they are asked for several times."""
-        return list(self.samples_of(own_text()))
+        return list(self.samples_of_text(own_text()))
 
-    def samples_of(self, text: str) -> Iterator[tuple[torch.Tensor, ...]]:
-        """Steps of every window of the text."""
+    def samples_of_text(self, text: str) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Steps of every window of the text; one shorter than a step is repeated."""
         ids = self.model.tokenizer().encode(text)
+        if not ids:
+            raise QexportError("calibration: an empty text has no tokens; take it out")
+        fewest = self._begin + self.new
+        ids = (ids * fewest)[: max(len(ids), fewest)]
         window = self.past + self.new
-        for start in range(0, max(1, len(ids) - _FIRST), window):
-            yield from self._steps(ids[start : start + window], _EVERY)
+        for start in range(0, len(ids) - fewest + 1, window):
+            yield from self._chosen(ids[start : start + window], self._every)
 
-    def steps(self, text: str, every: int = _EVERY) -> Iterator[tuple[torch.Tensor, ...]]:
-        """Inputs of every so many steps through the start of a text."""
-        yield from self._steps(self.model.tokenizer().encode(text)[: self.past + self.new], every)
+    def steps(self, text: str, every: int | None = None) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Inputs of every so many steps through the start of a text, as far as the past reaches."""
+        ids = self.model.tokenizer().encode(text)[: self.past + self.new]
+        yield from self._chosen(ids, every or self._every)
 
-    def _steps(self, ids: Sequence[int], every: int) -> Iterator[tuple[torch.Tensor, ...]]:
-        """The float model's own keys and values of a window's tokens, from one run over all of them, before each."""
-
+    def _chosen(self, ids: Sequence[int], every: int) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Every so many steps; before each, the float model's own keys and values, from one run over all tokens."""
+        if len(ids) < self._begin + self.new:
+            return
         states = self._states(ids)
-        for first in range(0, len(ids) - self.new + 1, self.new):
-            if first < _FIRST or (first - _FIRST) // self.new % every:
-                continue
-            past = self._empty()
+        for first in range(self._begin, len(ids) - self.new + 1, self.new * every):
+            past = self.empty()
             for buffer, state in zip(past, states, strict=True):
                 buffer[:, :, :first] = state[:, :, :first]
-            yield self._inputs(ids[first : first + self.new], first, past)
+            yield self.inputs(ids[first : first + self.new], first, past)
 
     def _states(self, ids: Sequence[int]) -> tuple[torch.Tensor, ...]:
+        """Keys and values of these tokens, layer by layer."""
         import torch
 
         from exporter.models.fixed_decoder import FixedDecoder
 
-        whole = FixedDecoder(self.built[0].net, self._layers, 0, len(ids))
-        none = [buffer[:, :, :0] for buffer in self._empty()]
-        given = (
-            torch.tensor([list(ids)], dtype=torch.int32),
-            torch.arange(len(ids)),
-            torch.ones(1, len(ids)),
-        )
+        whole = FixedDecoder(self.net, self._layers, 0, len(ids))
+        tokens, places = torch.tensor([list(ids)], dtype=torch.int32), torch.arange(len(ids))
+        none = [buffer[:, :, :0] for buffer in self.empty()]
         with torch.no_grad():
-            _, *states = whole(*given, *none)
+            _, *states = whole(tokens, places, torch.ones(1, len(ids)), *none)
         return tuple(states)
 
-    def _inputs(
+    def inputs(
         self, ids: Sequence[int], first: int, past: Sequence[torch.Tensor]
     ) -> tuple[torch.Tensor, ...]:
+        """Of new tokens from place `first` on, beside buffers of keys and values that are filled up to there."""
         import torch
 
         mask = torch.zeros(1, self.past + self.new)
@@ -230,7 +244,8 @@ class FixedDecoderModel(ModuleOfTask):
         place = torch.arange(first, first + self.new, dtype=torch.int32)
         return (torch.tensor([list(ids)], dtype=torch.int32), place, mask, *(each.clone() for each in past))
 
-    def _empty(self) -> list[torch.Tensor]:
+    def empty(self) -> list[torch.Tensor]:
+        """Buffers of keys and values, of no token yet."""
         import torch
 
         found = []
@@ -241,3 +256,17 @@ class FixedDecoderModel(ModuleOfTask):
     @property
     def _layers(self) -> int:
         return len(self.model.layers().cache)
+
+
+class PrefillModel(FixedDecoderModel):
+    """The same network for several new tokens at once: how a prompt is taken in, piece by piece."""
+
+    def __init__(self, decode: FixedDecoderModel, new: int) -> None:
+        super().__init__(decode.model, decode.past, new)
+        self._decode = decode
+        self._begin, self._every = 0, 1  # a prompt begins with its first token
+
+    @property
+    def net(self) -> torch.nn.Module:
+        """The decode step's own."""
+        return self._decode.net

@@ -37,6 +37,7 @@ class PythonModule:
     folding: Folding  # set with `built`
     inner: Pretrained | None = None  # the model with a task that this is a module of
     holder = ""  # what stands before a layer's name in the built module
+    prefill: PythonModule | None = None  # a second program of the same layers, that takes a prompt in
 
     def __init__(self, origin: PythonFunction) -> None:
         self.origin = origin
@@ -124,8 +125,8 @@ class PythonModule:
         """What ranges are measured on where the recipe names no samples."""
         yield self.built[1]
 
-    def samples_of(self, text: str) -> Iterator[tuple[torch.Tensor, ...]]:
-        """What the module's ranges are measured on, of one text."""
+    def samples_of_text(self, text: str) -> Iterator[tuple[torch.Tensor, ...]]:
+        """What ranges are measured on, of one text."""
         raise QexportError(
             "calibration: a module takes tensors, and nothing says how they are made of text or sound; give "
             "calibration: {python: module:function}"
@@ -195,6 +196,8 @@ class ModuleSkeleton:
         self._module, self.example_inputs, self.dynamic_shapes = model.built
         self._holder = model.holder
         self.input_names = model.input_names
+        prompt = model.prefill
+        self.prefill = None if prompt is None else ModuleSkeleton(prompt, schemes, load, static, dialect)
         self.layers = planned_layers_of(
             model.layers().layers,
             schemes,

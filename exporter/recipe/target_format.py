@@ -47,6 +47,12 @@ def fitting_targets(targets: list[tuple[Target, Place]], where: str, problems: P
         names = " and ".join(sorted(target.key for target in kinds.values()))
         text = "a CPU computes in float between its integers, an NPU in integers alone, Qualcomm's in others than Arm's"
         problems.append((targets[0][1], f"{where}: {names} in one recipe: {text}; write one recipe for each"))
+    for what in ("length", "prefill"):
+        values = {str(getattr(target, what) or "none") for target, _ in targets if target.on_npu}
+        if len(values) > 1:
+            found = f"{what} {' and '.join(sorted(values))} in one recipe"
+            text = "its NPU targets are given one program of fixed shapes"
+            problems.append((targets[0][1], f"{where}: {found}: {text}; set the same {what} in all"))
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,15 @@ def _target(node: MapNode, **values: Any) -> Target:
         )
     if target.unit != "ethos-u" and target.variant is not None:
         raise ValueError(f"{target.unit} has no variants; leave variant out")
+    if target.prefill is not None and target.dialect != "qualcomm":
+        raise ValueError(
+            f"prefill is built for qnn and qualcomm, and {target.unit} is given; leave prefill out"
+        )
+    if target.prefill is not None and target.prefill > target.length:
+        raise ValueError(
+            f"prefill {target.prefill} is beyond length {target.length}, the past that its tokens become; set "
+            f"prefill: {target.length} or less"
+        )
     return target
 
 
@@ -118,6 +133,10 @@ _LENGTH = Field(
     "tokens of a text on an NPU, whose shapes are fixed; padding included",
     default=NPU_LENGTH,
 )
+_PREFILL = Field(
+    Integer(2, 4096),
+    "new tokens of a second program with the same weights, which takes a language model's prompt in; at most length",
+)
 
 TARGET = Tagged(
     "backend",
@@ -130,6 +149,7 @@ TARGET = Tagged(
                 "ep": Field(_Unit(EPS), "execution provider", default="cpu"),
                 "soc": _SOC,
                 "length": _LENGTH,
+                "prefill": _PREFILL,
                 "ort_format": Field(Boolean(), "also write model.ort", default=False),
             },
         ),
@@ -142,6 +162,7 @@ TARGET = Tagged(
                 "soc": _SOC,
                 "variant": Field(Choice(ETHOS_U), "configuration of an Ethos-U"),
                 "length": _LENGTH,
+                "prefill": _PREFILL,
             },
         ),
     },

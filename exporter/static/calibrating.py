@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from exporter.static.params import (
 )
 from exporter.static.placing import Placement
 from exporter.static.tidying import constant
+from exporter.static.whole import joined
 
 Sample = tuple[torch.Tensor, ...]
 Samples = Callable[[], Iterable[Sample]]
@@ -39,39 +41,41 @@ _REACH = 12.0  # e^-12 is 6e-6: less than half a step of 16-bit codes between 0 
 _FORMAT = 2  # of the cache; raise where the same samples would give other ranges
 
 
-def calibrate(
-    program: ExportedProgram,
-    placement: Placement,
-    samples: Samples,
-    identity: str,
-    cache: Path | None,
-    progress: Callable[[str, float], None],
-) -> tuple[StaticPlan, tuple[str, ...]]:
-    """Scales and zero points of every value that `placement` holds as integers, and what a person should know.
+@dataclass(frozen=True)
+class Pass:
+    """A float program, which of its values will be integers, and what it is run on."""
 
-    `program` is the float one, `identity` a hash of its weights; results are kept in the folder `cache` by that
-    and the samples' content. Raises QexportError for samples that the program does not take, or values that are
-    not finite.
+    program: ExportedProgram
+    placement: Placement
+    samples: Samples
+
+
+def calibrate(
+    passes: Sequence[Pass], identity: str, cache: Path | None, progress: Callable[[str, float], None]
+) -> tuple[StaticPlan, tuple[str, ...]]:
+    """Scales and zero points of every value that becomes integers, and what a person should know.
+
+    Several programs of the same layers are looked at together: a value of the same name has one range. `identity`: a
+    hash of the weights; results are kept in the folder `cache` by that and the samples' content. Raises QexportError
+    for samples that a program does not take, or values that are not finite.
     """
-    digest, count = _content(samples)
+    placement = joined([each.placement for each in passes])
+    contents = [_content(each.samples) for each in passes]
+    count = sum(number for _, number in contents)
     notes = tuple(_too_few(placement, count))
-    key = _key(placement, identity, digest)
+    key = _key(placement, identity, " ".join(digest for digest, _ in contents))
     place = cache / "ranges" / f"{key}.json" if cache else None
     kept = _read(place) if place else None
     if kept is not None:
         return kept, notes
-    plan = _measure(program, placement, samples, count, progress)
+    plan = _measure(passes, placement, count, progress)
     if place is not None:
         _write(place, plan)
     return plan, notes
 
 
 def _measure(
-    program: ExportedProgram,
-    placement: Placement,
-    samples: Samples,
-    count: int,
-    progress: Callable[[str, float], None],
+    passes: Sequence[Pass], placement: Placement, count: int, progress: Callable[[str, float], None]
 ) -> StaticPlan:
     names = sorted(set(placement.integer.values()) - set(placement.constants))
     extents = {name: Extent() for name in names}
@@ -81,22 +85,15 @@ def _measure(
         takers[source].append(means[layer])
     counting = [name for name in names if placement.observers[name] != "minmax"]
     total = count * (2 if counting else 1)
-    watch = _watched(placement)
-    scores = placement.scores
-    module = program.module(check_guards=False)
-    for number, sample in enumerate(samples(), start=1):
-        _run(module, sample, watch, takers, number, scores)
+    for number in _look(passes, names, takers):
         progress("ranges", number / total)
     histograms = {name: Histogram(extents[name]) for name in names}
-    if counting:
-        wanted = {node: name for node, name in watch.items() if name in counting}
-        for number, sample in enumerate(samples(), start=1):
-            _run(module, sample, wanted, {name: [histograms[name]] for name in counting}, number, scores)
-            progress("histograms", (count + number) / total)
+    for number in (
+        _look(passes, counting, {name: [histograms[name]] for name in counting}) if counting else ()
+    ):
+        progress("histograms", (count + number) / total)
     ranges = {name: OBSERVERS[placement.observers[name]](histograms[name], placement.codes) for name in names}
-    for name, held in placement.constants.items():
-        value = constant(program, held)
-        ranges[name] = (float(value.min()), float(value.max()))
+    ranges.update(_constant_ranges(passes))
     ranges.update(placement.fixed)
     for group in placement.alike:
         low = min(ranges[name][0] for name in group)
@@ -107,6 +104,31 @@ def _measure(
         {layer: LayerValues(*pair) for layer, pair in placement.layers.items()},
         {layer: found.means for layer, found in means.items()},
     )
+
+
+def _look(
+    passes: Sequence[Pass], names: Collection[str], takers: Mapping[str, Sequence[Observing]]
+) -> Iterator[int]:
+    """Show every sample's values of these names to their observers; how many samples were run so far."""
+    number = 0
+    for each in passes:
+        watch = {node: name for node, name in _watched(each.placement).items() if name in names}
+        module = each.program.module(check_guards=False)
+        for sample in each.samples():
+            number += 1
+            _run(module, sample, watch, takers, number, each.placement.scores)
+            yield number
+
+
+def _constant_ranges(passes: Sequence[Pass]) -> dict[str, tuple[float, float]]:
+    """Of every constant; where programs hold different ones under a name, of all of them."""
+    found: dict[str, tuple[float, float]] = {}
+    for each in passes:
+        for name, held in each.placement.constants.items():
+            value = constant(each.program, held)
+            low, high = found.get(name, (float(value.min()), float(value.max())))
+            found[name] = (min(low, float(value.min())), max(high, float(value.max())))
+    return found
 
 
 def _params(placement: Placement, name: str, low: float, high: float) -> ValueParams:

@@ -7,7 +7,8 @@ move values keep their input's. What a softmax cannot tell from nothing is cut o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch.export import ExportedProgram
@@ -51,6 +52,24 @@ def place_whole(program: ExportedProgram, schemes: Mapping[str, QuantScheme], sy
             "give all layers the same activations"
         )
     return _Whole(program, schemes, limits.pop(), symmetric).placement()
+
+
+def joined(placements: Sequence[Placement]) -> Placement:
+    """Of programs of the same layers, as one: a value of the same name has one range in all of them."""
+    first = placements[0]
+    if len(placements) == 1:
+        return first
+    return replace(
+        first,
+        integer={node: name for each in placements for node, name in each.integer.items()},
+        alike=merged(group for each in placements for group in each.alike),
+        observers={name: found for each in placements for name, found in each.observers.items()},
+        fixed={name: ends for each in placements for name, ends in each.fixed.items()},
+        balanced=frozenset().union(*(each.balanced for each in placements)),
+        wide=frozenset().union(*(each.wide for each in placements)),
+        scores=frozenset().union(*(each.scores for each in placements)),
+        constants={name: held for each in placements for name, held in each.constants.items()},
+    )
 
 
 class _Whole(Passing):

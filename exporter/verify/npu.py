@@ -8,7 +8,7 @@ does not compute the program.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log10
 from pathlib import Path
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from exporter.backends.npu import BACKENDS
 from exporter.errors import QexportError
 from exporter.evaluate import load_texts
-from exporter.models.npu_models import FixedDecoderModel, FixedModel
+from exporter.models.npu_models import FixedDecoderModel, FixedModel, PrefillModel
 from exporter.models.python_module import ModuleSkeleton, PythonModule
 from exporter.models.static_reference import StaticReference
 from exporter.parity import (
@@ -50,6 +50,7 @@ _FACTOR_DB = 20 * log10(3.0)
 _RUNS = 3
 _SIMULATED = 24  # cases that a simulator is given: it takes a second for each
 _STEPS_OF_TEXT = 8  # of a language model, whose steps a simulator takes many seconds for
+_PIECES_OF_TEXT = 4  # of a prompt, each as many tokens as the prompt's program takes
 _GOLDEN = 4  # cases that travel with the files
 _MOST_NUMBERS = 100_000  # of one case's outputs in vectors.json
 
@@ -76,11 +77,25 @@ class _Ladder:
     vectors: bool
     classes: Mapping[int, str] | None
     notes: tuple[str, ...]
+    role: str = "forward"  # of the program that the cases are for
+    states: bool = (
+        False  # judged are the new tokens' keys and values, a vector for each head, instead of the output
+    )
+
+    @property
+    def label(self) -> str:
+        """What its rungs are called besides their target."""
+        role = "" if self.role == "forward" else f" {self.role}"
+        return f"{role} keys and values" if self.states else role
 
     def rows(self, found: Sequence[Arrays]) -> list[NDArray[np.float32]]:
         """Of each case, what is judged: (n, classes), or one vector."""
         result = []
         for case, arrays in zip(self.cases, found, strict=False):
+            if self.states:
+                vectors = [np.asarray(state, np.float32) for state in arrays[1:]]
+                result.append(np.concatenate([state.reshape(-1, state.shape[-1]) for state in vectors]))
+                continue
             array = np.asarray(arrays[0], np.float32)
             if case.rows is not None and array.ndim == 3:
                 array = array[:, case.rows]
@@ -117,46 +132,102 @@ def verify_npu(
         BACKENDS[target.key].check(target, folder / target.key)
     progress(FLOAT_MODEL, 0.0)
     ladder = _ladder(model, recipe)
-    exact = each_output(model.float_model(), ladder.cases)
-    progress(CODES, 0.2)
-    reference = StaticReference(skeleton, rounds_dynamic=False)
-    codes = each_output(reference, ladder.cases)
-    few = ladder.cases[:_SIMULATED]
-    progress("the noise floor", 0.4)
-    bits = 16 if any(p.scheme.activation_limits[1] > 255 for p in skeleton.layers.values()) else 8
-    steps = _STEPS[skeleton.dialect, bits]
-    disturbed = [each_output(reference.disturbed(seed, steps), few) for seed in range(_RUNS)]
-    floor = min(ladder.compared(codes[: len(few)], each).sqnr_db for each in disturbed)
-    rungs = [
-        Rung(
-            "quantisation", FLOAT_MODEL, CODES, "shipped", "quantised", ladder.compared(exact, codes), limits
-        )
-    ]
+    first = _exact(model, skeleton, ladder, progress)
+    sides = [first]
+    if isinstance(model, FixedDecoderModel) and model.prefill and skeleton.prefill:
+        sides.append(_exact(model.prefill, skeleton.prefill, _prompts(model.prefill, recipe), progress))
+    rungs = [side.quantisation(limits) for side in sides]
     shipped: dict[str, list[Arrays]] = {}
-    held = replace(limits, min_noise_db=floor - _FACTOR_DB)
     for index, target in enumerate(recipe.targets):
         key = target.key
         progress(key, 0.5 + 0.5 * index / len(recipe.targets))
-        runner = BACKENDS[key].open_module(folder / key)
-        shipped[key] = found = runner.run_many([[tensor.numpy() for tensor in case.inputs] for case in few])
-        lowered, result = ladder.compared(codes, found), ladder.compared(exact, found)
-        rungs.append(Rung(f"{key} lowering", CODES, key, "lowering", "quantised", lowered, held))
-        rungs.append(Rung(f"{key} as shipped", FLOAT_MODEL, key, "shipped", "quantised", result, limits))
-    everything = len(few) == len(ladder.cases)
-    tasks = _tasks(model, ladder, exact, shipped if everything else {CODES: codes})
-    counted = f"the simulators ran {len(few)} of {len(ladder.cases)} cases"
+        with BACKENDS[key].simulator(skeleton, target, folder / key) as runner:
+            for side in sides:
+                found = runner.run_many(side.given, side.ladder.role)
+                shipped.setdefault(key, found)
+                rungs += side.rungs(key, found, limits)
+    everything = len(first.few) == len(ladder.cases)
+    tasks = _tasks(model, ladder, first.exact, shipped if everything else {CODES: first.codes})
+    counted = f"the simulators ran {len(first.few)} of {len(ladder.cases)} cases"
     notes = (
-        *ladder.notes,
-        f"noise floor: every value off by up to {steps:g} steps of its {bits}-bit codes leaves {floor:.1f} dB",
+        *(note for side in sides for note in side.ladder.notes),
+        *(side.told for side in sides),
         *([] if everything else [f"{counted}; the task's figures are of {CODES}, on all"]),
     )
     return Verified(
         ParityReport(tuple(rungs)),
-        _golden(few, shipped),
+        _golden(first.few, shipped),
         notes,
         tasks,
-        tuple(case.given for case in few[:_GOLDEN]),
+        tuple(case.given for case in first.few[:_GOLDEN]),
     )
+
+
+@dataclass(frozen=True)
+class _Exact:
+    """What the simulators are held against: one program's cases through the float model, the codes in PyTorch, and
+    the codes disturbed."""
+
+    ladder: _Ladder
+    exact: Sequence[Arrays]
+    codes: Sequence[Arrays]
+    disturbed: Sequence[Sequence[Arrays]]
+    told: str
+
+    @property
+    def few(self) -> Sequence[_NpuCase]:
+        """Cases that the simulators run."""
+        return self.ladder.cases[:_SIMULATED]
+
+    @property
+    def given(self) -> list[Arrays]:
+        """Their inputs."""
+        return [[tensor.numpy() for tensor in case.inputs] for case in self.few]
+
+    def quantisation(self, limits: Limits) -> Rung:
+        """The codes against the float model."""
+        result = self.ladder.compared(self.exact, self.codes)
+        name = f"quantisation{self.ladder.label}"
+        return Rung(name, FLOAT_MODEL, CODES, "shipped", "quantised", result, limits)
+
+    def rungs(self, key: str, found: Sequence[Arrays], limits: Limits) -> Iterator[Rung]:
+        """What a simulator gave, against the codes and against the float model; keys and values that another program
+        goes on with against the codes."""
+        ladder = self.ladder
+        judged = (
+            [ladder] if ladder.role == "forward" else [ladder, replace(ladder, states=True, vectors=True)]
+        )
+        for each in judged:
+            held = replace(limits, min_noise_db=_floor(each, self.codes, self.disturbed) - _FACTOR_DB)
+            result = each.compared(self.codes, found)
+            yield Rung(f"{key}{each.label} lowering", CODES, key, "lowering", "quantised", result, held)
+        result = ladder.compared(self.exact, found)
+        name = f"{key}{ladder.label} as shipped"
+        yield Rung(name, FLOAT_MODEL, key, "shipped", "quantised", result, limits)
+
+
+def _exact(
+    model: PythonModule, skeleton: ModuleSkeleton, ladder: _Ladder, progress: Callable[[str, float], None]
+) -> _Exact:
+    exact = each_output(model.float_model(), ladder.cases)
+    progress(CODES, 0.2)
+    reference = StaticReference(skeleton, rounds_dynamic=False)
+    codes = each_output(reference, ladder.cases)
+    progress("the noise floor", 0.4)
+    few = ladder.cases[:_SIMULATED]
+    bits = 16 if any(p.scheme.activation_limits[1] > 255 for p in skeleton.layers.values()) else 8
+    steps = _STEPS[skeleton.dialect, bits]
+    disturbed = [each_output(reference.disturbed(seed, steps), few) for seed in range(_RUNS)]
+    floor = _floor(ladder, codes, disturbed)
+    told = (
+        f"noise floor{ladder.label}: every value off by up to {steps:g} steps of its {bits}-bit codes leaves"
+    )
+    return _Exact(ladder, exact, codes, disturbed, f"{told} {floor:.1f} dB")
+
+
+def _floor(ladder: _Ladder, codes: Sequence[Arrays], disturbed: Sequence[Sequence[Arrays]]) -> float:
+    """dB that the disturbed codes leave at worst."""
+    return min(ladder.compared(codes[: len(each)], each).sqnr_db for each in disturbed)
 
 
 def _golden(cases: Sequence[_NpuCase], shipped: Mapping[str, Sequence[Arrays]]) -> dict[str, Any]:
@@ -211,6 +282,19 @@ def _ladder(model: PythonModule, recipe: Recipe) -> _Ladder:
         cases.append(_NpuCase(inputs, _given(model, inputs, case.sample), rows, case))
     vectors = model.model.task == "feature-extraction"
     return _Ladder(cases, vectors, model.model.labels or None, material.notes)
+
+
+def _prompts(model: PrefillModel, recipe: Recipe) -> _Ladder:
+    """Pieces of the recipe's texts through the program that takes prompts in."""
+    pieces = [piece for text in load_texts(recipe.parity.text) for piece in model.steps(text.text)]
+    if not pieces:
+        raise QexportError(
+            f"parity.text: no text has {model.new} tokens, and prefill takes pieces of so many; give a longer one"
+        )
+    chosen = pieces[:: max(1, len(pieces) // _PIECES_OF_TEXT)][:_PIECES_OF_TEXT]
+    note = f"prefill: judged on {len(chosen)} pieces of the text, {model.new} tokens each"
+    cases = [_NpuCase(piece, given=_given(model, piece)) for piece in chosen]
+    return _Ladder(cases, False, None, (note,), role="prefill")
 
 
 def _given(model: PythonModule, inputs: Sequence[torch.Tensor], sample: Sample | None = None) -> GoldenInput:

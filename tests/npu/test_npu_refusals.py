@@ -167,6 +167,37 @@ def test_cpu_and_npu_are_two_recipes(plan):
     )
 
 
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (
+            "[{backend: executorch, delegate: tosa, prefill: 4}]",
+            "targets[0]: prefill is built for qnn and qualcomm, and tosa is given; leave prefill out",
+        ),
+        (
+            "[{backend: onnxruntime, ep: qnn, soc: SM8750, length: 16, prefill: 32}]",
+            "targets[0]: prefill 32 is beyond length 16, the past that its tokens become; set prefill: 16 or less",
+        ),
+        (
+            "[{backend: onnxruntime, ep: qnn, soc: SM8750, prefill: 1}]",
+            "targets[0].prefill is number 1; expected a whole number from 2 to 4096",
+        ),
+        (
+            "[{backend: onnxruntime, ep: qnn, soc: SM8750, prefill: 4}, "
+            "{backend: executorch, delegate: qualcomm, soc: SM8750}]",
+            "targets: prefill 4 and none in one recipe: its NPU targets are given one program of fixed shapes; set the "
+            "same prefill in all",
+        ),
+        (
+            "[{backend: onnxruntime, ep: qnn, soc: SM8750, prefill: 4}]",
+            "onnxruntime-qnn: prefill 4 is for language models, and the task is module; leave prefill out",
+        ),
+    ],
+)
+def test_a_prompt_program_that_cannot_be(plan, targets, message):
+    assert message in plan(targets)
+
+
 def test_a_package_that_is_not_there_or_another_version(monkeypatch):
     def absent(name: str) -> str:
         raise vendor.PackageNotFoundError(name)
@@ -187,7 +218,8 @@ def test_a_package_that_is_not_there_or_another_version(monkeypatch):
 
 def test_a_vendor_that_hangs_is_stopped_and_one_that_fails_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("QEXPORT_NPU_SECONDS", "0.2")
-    arguments = {"graph": str(tmp_path / "none.onnx"), "folder": str(tmp_path), "socs": ["SM8750"]}
+    graphs = {"forward": str(tmp_path / "none.onnx")}
+    arguments = {"graphs": graphs, "folder": str(tmp_path), "socs": ["SM8750"], "share": False}
     with pytest.raises(vendor.LoweringError, match=r"^compiling: not done after 0 s and stopped; "):
         vendor.work("qnn-compile", arguments, "compiling")
     monkeypatch.setenv("QEXPORT_NPU_SECONDS", "60")
@@ -195,7 +227,9 @@ def test_a_vendor_that_hangs_is_stopped_and_one_that_fails_is_told(tmp_path, mon
         vendor.LoweringError, match=r"ended with code 1, its last error: .*Its log: "
     ) as caught:
         vendor.work(
-            "qualcomm-compile", {"program": "none.pt2", "folder": ".", "socs": ["SM8750"]}, "compiling"
+            "qualcomm-compile",
+            {"programs": {"forward": "none.pt2"}, "folder": ".", "socs": ["SM8750"], "share": False},
+            "compiling",
         )
     log = str(caught.value).rpartition("Its log: ")[2]
     with open(log) as file:

@@ -7,7 +7,7 @@ import torch
 
 from exporter.errors import PlanError, QexportError
 from exporter.schemes import QuantScheme
-from exporter.static.calibrating import calibrate
+from exporter.static.calibrating import Pass, calibrate
 from exporter.static.dialects import with_integers
 from exporter.static.graph import functional
 from exporter.static.naming import value_names
@@ -102,7 +102,9 @@ def test_the_rewritten_program_rounds_and_nothing_else(net):
     program = traced(net, IMAGE)
     schemes = dict.fromkeys(LAYERS, S8)
     placement = place(program, schemes)
-    plan, notes = calibrate(program, placement, lambda: [(IMAGE,)], "", None, lambda what, share: None)
+    plan, notes = calibrate(
+        [Pass(program, placement, lambda: [(IMAGE,)])], "", None, lambda what, share: None
+    )
     assert notes == (
         "calibration: observer minmax needs 199 samples and has 1: with fewer, more than 1% of new inputs lie outside "
         "the range that was seen. Set samples: 199, of data that hold as many",
@@ -149,7 +151,9 @@ def test_a_sample_that_the_model_does_not_take(net):
     program = traced(net, IMAGE)
     placement = place(program, dict.fromkeys(LAYERS, S8))
     with pytest.raises(QexportError) as caught:
-        calibrate(program, placement, lambda: [(torch.zeros(1, 4, 16, 16),)], "", None, lambda *a: None)
+        calibrate(
+            [Pass(program, placement, lambda: [(torch.zeros(1, 4, 16, 16),)])], "", None, lambda *a: None
+        )
     assert str(caught.value).startswith(
         "calibration: the model does not take sample 1 (float32 [1, 4, 16, 16]): "
     )
@@ -161,7 +165,7 @@ def test_a_range_that_is_not_finite(net):
     bad = IMAGE.clone()
     bad[0, 0, 0, 0] = torch.inf
     with pytest.raises(QexportError) as caught:
-        calibrate(program, placement, lambda: [(IMAGE,), (bad,)], "", None, lambda *a: None)
+        calibrate([Pass(program, placement, lambda: [(IMAGE,), (bad,)])], "", None, lambda *a: None)
     assert str(caught.value) == (
         "calibration: sample 2, value input:0: 1 values are not finite; the range of a value must be finite. Take "
         "the sample out, or keep the layers around it float"
@@ -174,9 +178,9 @@ def test_ranges_are_kept_by_content(net, tmp_path):
     calls = []
 
     def run(sample: torch.Tensor):
-        return calibrate(program, placement, lambda: [(sample,)], "w", tmp_path, lambda *a: calls.append(a))[
-            0
-        ]
+        return calibrate(
+            [Pass(program, placement, lambda: [(sample,)])], "w", tmp_path, lambda *a: calls.append(a)
+        )[0]
 
     first = run(IMAGE)
     assert calls and run(IMAGE) == first and len(calls) == 1

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from exporter.errors import PlanError
 from exporter.models.exporting import export
 from exporter.schemes import QuantScheme
-from exporter.static.calibrating import calibrate
+from exporter.static.calibrating import Pass, calibrate
 from exporter.static.dialects import placed, prepared
 from exporter.static.naming import operator_name
 from exporter.static.params import (
@@ -80,7 +80,7 @@ def test_every_float_value_has_codes(dialect):
 def test_what_the_hardware_asks_of_ranges():
     program = prepared(export(Attends().eval(), INPUTS), "qualcomm")
     placement = placed(program, SCHEMES, "qualcomm")
-    plan, _ = calibrate(program, placement, lambda: iter([INPUTS, HALF]), "x", None, lambda *_: None)
+    plan, _ = calibrate([Pass(program, placement, lambda: iter([INPUTS, HALF]))], "x", None, lambda *_: None)
     values = {placement.integer[node]: node for node in placement.integer}
     for name in placement.balanced:  # the second factor of a product, the weight of a normalisation
         assert plan.values[name].zero_point == 0, name

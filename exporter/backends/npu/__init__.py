@@ -7,8 +7,9 @@ compiler. Imports nothing heavy: a plan asks `unsupported` and `layer_bytes` alo
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,7 +20,7 @@ from exporter.backends.base import ActivationMode, PackedLayer, Progress
 from exporter.backends.npu import capabilities, vendor
 from exporter.backends.npu.cases import Arrays
 from exporter.errors import ArtifactError
-from exporter.layers import CacheShape, LayerInfo
+from exporter.layers import CacheShape, LayerInfo, ModelLayers
 from exporter.numerics import save_arrays
 from exporter.schemes import QuantScheme
 from exporter.targets import Target
@@ -48,6 +49,10 @@ class NpuBackend:
     def layer_bytes(self, layer: LayerInfo, scheme: QuantScheme, target: Target) -> int:
         """Bytes that the layer takes in one compiled file."""
         return capabilities.layer_bytes(layer, scheme, target)
+
+    def fixed_bytes(self, model: ModelLayers, target: Target) -> int:
+        """What one compiled file holds besides parameters."""
+        return capabilities.second_graph_bytes(len(model.layers), target)
 
     def size_problem(self, forecast: int, facts: Mapping[str, object]) -> str | None:
         """Why a compiled file is not as large as forecast, or None; `facts` as lower gave them."""
@@ -98,9 +103,33 @@ class NpuBackend:
         if self.unreadable:
             return {}
         from exporter.backends.npu.qdq import read_qdq
-        from exporter.backends.npu.qnn import GRAPH
+        from exporter.backends.npu.qnn import GRAPHS
 
-        return read_qdq(folder / GRAPH)
+        found = read_qdq(folder / GRAPHS["forward"])
+        prompt = folder / GRAPHS["prefill"]
+        if prompt.is_file():
+            problem = differing(found, read_qdq(prompt))
+            if problem:
+                raise ArtifactError(
+                    f"{prompt}: is not of the integers of {GRAPHS['forward']}: {problem}; export again"
+                )
+        return found
+
+    @contextmanager
+    def simulator(self, skeleton: ModuleSkeleton, target: Target, folder: Path) -> Iterator[NpuRunner]:
+        """The simulator on what lower wrote; it loads no context that shares weights ("Shared weights buffer isn't
+        supported on this platform"), so that such programs are compiled once more, each with its own, and the file has
+        to hold what that gives. Raises LoweringError where it does not."""
+        if skeleton.prefill is None:
+            yield NpuRunner(self.name, folder)
+            return
+        from exporter.backends.npu import lowering, sharing
+
+        with tempfile.TemporaryDirectory(prefix="qexport-npu-") as name:
+            one = replace(target, soc=tuple(sorted(target.soc))[:1])
+            lowering.lower(skeleton, one, Path(name), lambda what, share: None, share=False)
+            sharing.check_held(one, folder, Path(name))
+            yield NpuRunner(self.name, Path(name))
 
     def open_text(self, folder: Path, activations: ActivationMode = "as-shipped") -> NoReturn:
         """Not built."""
@@ -125,16 +154,35 @@ class NpuRunner:
         """One case."""
         return self.run_many([list(inputs)])[0]
 
-    def run_many(self, cases: Sequence[Arrays]) -> list[Arrays]:
-        """Positional inputs of each case -> its outputs. Raises LoweringError where the simulator fails."""
+    def run_many(self, cases: Sequence[Arrays], role: str = "forward") -> list[Arrays]:
+        """Positional inputs of each case -> its outputs. Raises LoweringError where the simulator fails.
+
+        `role`: which program, `forward` or `prefill`.
+        """
         from exporter.backends.npu import lowering
 
         with tempfile.TemporaryDirectory(prefix="qexport-npu-") as name:
             given, found = Path(name) / "inputs.npz", Path(name) / "outputs.npz"
             save_arrays(given, {str(i): np.stack(each) for i, each in enumerate(zip(*cases, strict=True))})
-            lowering.run(self.key, self.folder, given, found)
+            lowering.run(self.key, self.folder, role, given, found)
             arrays = np.load(found)
             return [[arrays[n][case] for n in arrays.files] for case in range(len(cases))]
+
+
+def differing(first: Mapping[str, PackedLayer], second: Mapping[str, PackedLayer]) -> str | None:
+    """The first layer whose integers or scales, of its weight or of what it takes and gives, are not the same."""
+    for name in sorted({*first, *second}):
+        a, b = (_integers(found.get(name)) for found in (first, second))
+        if len(a) != len(b) or not all(map(np.array_equal, a, b)):
+            return f"layer {name} differs"
+    return None
+
+
+def _integers(layer: PackedLayer | None) -> list[Any]:
+    if layer is None:
+        return []
+    static = layer.static
+    return [layer.values, layer.scales, *([static.input, static.output, static.bias] if static else [])]
 
 
 _OPAQUE = "Qualcomm's compiled form is its own; integers.npz holds what its compiler was given"

@@ -126,6 +126,8 @@ _SIDE = 32
 _DEPTHWISE = {8: 4.85, 16: 9.2}
 _TOSA_ROW, _VELA_ROW, _VELA_LAYER = 12, 6, 5800
 _SCALE = 4
+# A second graph of the same weights, for each layer: 15 kB in SmolLM2-135M, 8 kB in a small net; commands and tables.
+_SECOND_GRAPH_LAYER = 15_000
 SIZE_SHARE, SIZE_BYTES = 0.05, 600_000  # what a forecast may be off by; tables of functions, commands, names
 
 
@@ -148,6 +150,11 @@ def layer_bytes(layer: LayerInfo, scheme: QuantScheme, target: Target) -> int:
         return int(layer.parameters * _DEPTHWISE[wide]) + scales
     padded = places * _SIDE**2 * -(-outer // _SIDE) * -(-inner // _SIDE)
     return padded * scheme.bits // 8 + scales
+
+
+def second_graph_bytes(layers: int, target: Target) -> int:
+    """What a prompt's program adds to one compiled file, whose weights are those of the decode step."""
+    return layers * _SECOND_GRAPH_LAYER if target.prefill else 0
 
 
 def size_problem(forecast: int, found: int) -> str | None:

@@ -8,6 +8,7 @@ exporter.backends.npu.worker.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 DELEGATE = "QnnBackend"
+# Methods of a program, as ExecuTorch's own exports of language models for this delegate call them.
+_LANGUAGE = {"forward": "kv_forward", "prefill": "prefill_forward"}
 _OUTSIDE = ("executorch_call_delegate", "getitem")  # what may stand beside the one delegate
 
 
@@ -33,23 +36,39 @@ def program_name(soc: str) -> str:
     return f"model.{soc}.pte"
 
 
-def compile_program(program: str, folder: str, socs: list[str]) -> dict[str, Any]:
-    """Lower a saved program (torch.export.save) for each chip; seconds and bytes by chip. Raises LoweringError."""
+def methods(roles: Iterable[str]) -> dict[str, str]:
+    """Role -> method of the .pte: `forward` where it is alone."""
+    found = list(roles)
+    return {role: _LANGUAGE[role] if len(found) > 1 else role for role in found}
+
+
+def compile_program(programs: dict[str, str], folder: str, socs: list[str], share: bool) -> dict[str, Any]:
+    """Lower saved programs (torch.export.save, by role) for each chip; seconds and bytes by chip.
+
+    `share`: with each weight once, whatever number of programs has it. Raises LoweringError.
+    """
     found: dict[str, Any] = {}
+    names = methods(programs)
     for name in socs:
         start = time.perf_counter()
-        content = _lowered(_blocks_as_affine(_wide_as_int32(torch.export.load(program))), name)
+        loaded = {
+            names[role]: _blocks_as_affine(_wide_as_int32(torch.export.load(path)))
+            for role, path in programs.items()
+        }
+        content = _lowered(loaded, name, share)
         path = Path(folder) / program_name(name)
         path.write_bytes(content)
         found[name] = {"seconds": time.perf_counter() - start, "bytes": len(content)}
     return found
 
 
-def run_program(model: str, inputs: str, outputs: str) -> dict[str, Any]:
+def run_program(model: str, inputs: str, outputs: str, role: str) -> dict[str, Any]:
     """Run a .pte on every row of `inputs`, a .npz of arrays by position, (cases, …); writes `outputs`."""
     from executorch.runtime import Runtime
 
-    method = Runtime.get().load_program(Path(model)).load_method("forward")
+    program = Runtime.get().load_program(Path(model))
+    name = role if role in program.method_names else _LANGUAGE[role]
+    method = program.load_method(name)
     assert method is not None
 
     def run(given: Arrays) -> Arrays:
@@ -59,10 +78,15 @@ def run_program(model: str, inputs: str, outputs: str) -> dict[str, Any]:
     return run_cases(inputs, outputs, run)
 
 
-def check_program(path: Path, soc: str) -> None:
-    """Raise ArtifactError where a node is outside the delegate, or it is for another chip."""
+def check_program(path: Path, soc: str, roles: Iterable[str] = ("forward",)) -> None:
+    """Raise ArtifactError where a node is outside the delegate, a method is missing, or it is for another chip."""
     program = read_program(path)
     plans = program.execution_plan
+    wanted, found = sorted(methods(roles).values()), sorted(plan.name for plan in plans)
+    if found != wanted:
+        raise ArtifactError(
+            f"{path}: has the methods {', '.join(found)}, and the recipe asks for {', '.join(wanted)}; export again"
+        )
     operators = sorted({operator.name for plan in plans for operator in plan.operators})
     if operators:
         raise ArtifactError(
@@ -74,9 +98,16 @@ def check_program(path: Path, soc: str) -> None:
         raise ArtifactError(
             f"{path}: has delegates {', '.join(others) or 'none'}, and {DELEGATE} is wanted; export again"
         )
-    for delegate in delegates:
-        held = program.backend_delegate_data[delegate.processed.index].data
-        check_chip(_stripped(held), soc, path)
+    for content in contents(path):
+        check_chip(content, soc, path)
+
+
+def contents(path: Path) -> list[bytes]:
+    """The contexts of a compiled program; one that several methods share, once."""
+    program = read_program(path)
+    places = {delegate.processed.index for plan in program.execution_plan for delegate in plan.delegates}
+    held = (bytes(program.backend_delegate_data[place].data) for place in sorted(places))
+    return [_stripped(payload) for payload in dict.fromkeys(held)]
 
 
 def _stripped(payload: bytes) -> bytes:
@@ -137,8 +168,8 @@ def _has_blocks(program: ExportedProgram) -> bool:
     )
 
 
-def _lowered(program: ExportedProgram, soc: str) -> bytes:
-    """The .pte of one chip."""
+def _lowered(programs: Mapping[str, ExportedProgram], soc: str, share: bool) -> bytes:
+    """The .pte of one chip; programs by method."""
     from executorch.backends.qualcomm._passes.qnn_pass_manager import get_qnn_pass_manager_cls
     from executorch.backends.qualcomm.partition.qnn_partitioner import (
         QnnPartitioner,
@@ -155,31 +186,34 @@ def _lowered(program: ExportedProgram, soc: str) -> bytes:
     from executorch.exir import to_edge_transform_and_lower
 
     specs = generate_qnn_executorch_compiler_spec(
-        QcomChipset(SOCS[soc].number), generate_htp_compiler_spec(use_fp16=False)
+        QcomChipset(SOCS[soc].number), generate_htp_compiler_spec(use_fp16=False, use_weight_sharing=share)
     )
     options = flatbuffer_to_option(generate_qnn_executorch_option(specs))
-    passes = get_qnn_pass_manager_cls(options.backend_options.backend_type)()
-    ready = passes.transform_for_export_pipeline(program)
-    transforms = passes.get_to_edge_transform_passes(
-        program,
-        passes_job=None,
-        dep_table=None,
-        compiler_specs=specs,
-        skip_node_id_set=None,
-        skip_node_op_set=None,
-        convert_linear_to_conv2d=_has_blocks(program),
-    )
-    with QnnManagerContext({"forward": specs}):
+    ready, transforms = {}, {}
+    for method, program in programs.items():
+        passes = get_qnn_pass_manager_cls(options.backend_options.backend_type)()
+        ready[method] = passes.transform_for_export_pipeline(program)
+        transforms[method] = passes.get_to_edge_transform_passes(
+            program,
+            passes_job=None,
+            dep_table=None,
+            compiler_specs=specs,
+            skip_node_id_set=None,
+            skip_node_op_set=None,
+            convert_linear_to_conv2d=_has_blocks(program),
+        )
+    with QnnManagerContext(dict.fromkeys(programs, specs)):
         edge = to_edge_transform_and_lower(
-            {"forward": ready},
-            transform_passes={"forward": transforms},
-            partitioner={"forward": [QnnPartitioner(specs)]},
+            ready,
+            transform_passes=transforms,
+            partitioner={method: [QnnPartitioner(specs)] for method in programs},
             compile_config=qnn_edge_config(),
         )
     outside = sorted(
         {
             str(getattr(node.target, "__name__", node.target))
-            for node in edge.exported_program().graph.nodes
+            for method in programs
+            for node in edge.exported_program(method).graph.nodes
             if node.op == "call_function"
         }
         - set(_OUTSIDE)
