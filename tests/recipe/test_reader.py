@@ -263,6 +263,7 @@ def test_there_are_the_shipped_recipes() -> None:
         "minilm_htp",
         "minilm_tosa",
         "smollm2_135m_htp",
+        "smollm2_135m_tosa",
     ]
     assert [path.stem for path in SHIPPED] == sorted(of_text + of_other_tasks + of_npus)
 
