@@ -26,6 +26,7 @@ def whole_rms_norms(model: ir.Model) -> None:
                 "squares would be float16, which end at 65,504. Write the norm as torch.nn.functional.rms_norm"
             )
         shift, inverse, scaled, product = chain
+        assert shift.inputs[1] is not None
         epsilon = ir.convenience.get_const_tensor(shift.inputs[1])
         assert epsilon is not None
         x, weight = (_other(node, read.outputs[0]) for node, read in ((scaled, inverse), (product, scaled)))
