@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from exporter.bundling.bundle import Bundled
+from exporter.bundling.writing import Bundled
 
 
 def render_bundled(items: Sequence[Bundled], app: Path) -> RenderableType:
