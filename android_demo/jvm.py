@@ -136,13 +136,15 @@ def test(part: str, build: Path, cases: Path | None) -> None:
 
 def main() -> int:
     """The command line; 1 with a message on standard error when something failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="default: all", metavar="part")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: all", metavar="part")
     parser.add_argument("--build", type=Path, default=HERE / "build", help="folder for classes")
     parser.add_argument("--cases", type=Path, help="folder of core/test/make_samples.py to compare, too")
     arguments = parser.parse_args()
     try:
         for part in arguments.parts or PARTS:
+            if part not in PARTS:
+                raise Failed(f"there is no part {part}; choose of {', '.join(PARTS)}")
             test(part, arguments.build.resolve(), arguments.cases and arguments.cases.resolve())
     except Failed as failed:
         print(f"jvm.py: {failed}", file=sys.stderr)

@@ -1,6 +1,6 @@
 """Writes what the Java tokenizers are compared with, by Python's tokenizers library.
 
-    python make_samples.py                           # samples/: small tokenizers trained here, and their ids
+    python make_samples.py                           # samples/: ids of the small tokenizers there
     python make_samples.py TOKENIZER TEXTS... OUT    # OUT/: a real tokenizer.json and the ids of 10,000 lines
 
 TEXTS are .jsonl files with a field "text". Then `python android_demo/jvm.py core --cases OUT` compares them, too.
@@ -26,7 +26,8 @@ TEXTS = [
     "다람쥐 헌 쳇바퀴에 타고파. صِف خَلقَ خَودِ كَمِثلِ الشَمسِ ऋषियों को सताने वाले दुष्ट राक्षसों",
     "İstanbul'da ılık bir gün. Ǆ ǅ ǆ ﬁ ﬃ ẞ Å Å é é n̈ ½ ² ① Ⅷ ١٢٣ 💡👩‍👩‍👧🏽 🇩🇪",
     "tabs\tand\r\nlines\n\n\n   many   spaces  \u00a0\u2003\u3000\u0085 \u200b\ufeff end ",
-    "don't DON'T we'll I'D 'tis x's'll don’t <|im_start|>user\nHi<|im_end|>\n[MASK] [mask] a[SEP]b snake_case $x^2 = `y` ~z",
+    "don't DON'T we'll I'D 'tis x's'll don’t <|im_start|>user\nHi<|im_end|>\n[MASK] [mask] a[SEP]b "
+    "snake_case $x^2 = `y` ~z",
     "",
     " ",
     "\n",
@@ -36,7 +37,9 @@ TEXTS = [
 def cases(tokenizer: Tokenizer, texts: list[str], special: bool, out: Path) -> None:
     """One line for each text: it and its ids."""
     with open(out, "w", encoding="utf-8") as file:
-        for text, encoding in zip(texts, tokenizer.encode_batch(texts, add_special_tokens=special), strict=True):
+        for text, encoding in zip(
+            texts, tokenizer.encode_batch(texts, add_special_tokens=special), strict=True
+        ):
             file.write(json.dumps({"text": text, "ids": encoding.ids}) + "\n")
 
 
@@ -55,11 +58,39 @@ def strange(count: int) -> list[str]:
     return texts
 
 
+def train_bpe(kind: pre_tokenizers.PreTokenizer) -> Tokenizer:
+    """500 tokens of TEXTS, with words as `kind` cuts them."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = kind
+    trainer = trainers.BpeTrainer(
+        vocab_size=500,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.add_tokens([AddedToken("snake_case", normalized=True)])
+    return tokenizer
+
+
+def train_wordpiece(lowercase: bool) -> Tokenizer:
+    """600 tokens of TEXTS, as BERT's tokenizers are made."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=600, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    ids = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=ids)
+    return tokenizer
+
+
 def small() -> None:
-    """The committed samples."""
+    """The committed samples; a tokenizer is trained where its file is missing: WordPiece's trainer ends up with
+    another one each time."""
     SAMPLES.mkdir(exist_ok=True)
     texts = [*TEXTS, *strange(60)]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
     kinds = {
         "bpe": pre_tokenizers.ByteLevel(add_prefix_space=False),
         "bpe_digits": pre_tokenizers.Sequence(
@@ -79,34 +110,15 @@ def small() -> None:
         ),
     }
     for name, kind in kinds.items():
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = kind
-        tokenizer.train_from_iterator(
-            TEXTS,
-            trainers.BpeTrainer(
-                vocab_size=500,
-                initial_alphabet=alphabet,
-                special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-                show_progress=False,
-            ),
-        )
-        tokenizer.add_tokens([AddedToken("snake_case", normalized=True)])
-        tokenizer.save(str(SAMPLES / f"{name}.json"))
-        cases(tokenizer, texts, False, SAMPLES / f"{name}.cases.jsonl")
+        path = SAMPLES / f"{name}.json"
+        if not path.exists():
+            train_bpe(kind).save(str(path))
+        cases(Tokenizer.from_file(str(path)), texts, False, SAMPLES / f"{name}.cases.jsonl")
     for name, lowercase in (("wordpiece", True), ("wordpiece_cased", False)):
-        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        tokenizer.train_from_iterator(
-            TEXTS,
-            trainers.WordPieceTrainer(
-                vocab_size=600, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], show_progress=False
-            ),
-        )
-        ids = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
-        tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=ids)
-        tokenizer.save(str(SAMPLES / f"{name}.json"))
-        cases(tokenizer, texts, True, SAMPLES / f"{name}.cases.jsonl")
+        path = SAMPLES / f"{name}.json"
+        if not path.exists():
+            train_wordpiece(lowercase).save(str(path))
+        cases(Tokenizer.from_file(str(path)), texts, True, SAMPLES / f"{name}.cases.jsonl")
 
 
 def real(path: Path, sources: list[Path], out: Path) -> None:

@@ -122,7 +122,8 @@ final class AddedTokens {
             for (Token token : tokens) {
                 int length = token.content.length();
                 boolean longer = best == null || length > best.content.length();
-                if (longer && text.startsWith(token.content, at) && !(token.special && touches(typed, start + at, length))) {
+                boolean allowed = !token.special || !touches(typed, start + at, length);
+                if (longer && allowed && text.startsWith(token.content, at)) {
                     best = token;
                 }
             }

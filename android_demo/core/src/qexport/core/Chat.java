@@ -59,6 +59,12 @@ public final class Chat {
             throw new EngineException("The conversation is " + ids.length + " tokens long, the model holds "
                     + model.context() + " with its answer; begin a new conversation or shorten the message");
         }
+        for (int id : ids) {
+            if (id >= model.vocab()) {
+                throw new EngineException("The tokenizer gives token " + id + ", the model has " + model.vocab()
+                        + "; the two do not belong together: write the folder again with `qexport bundle`");
+            }
+        }
         return ids;
     }
 

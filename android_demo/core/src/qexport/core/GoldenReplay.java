@@ -61,7 +61,8 @@ public final class GoldenReplay {
     /**
      * Replays every prompt: the tokenizer's ids must be the golden ones, the first logits lie within the tolerance,
      * and each golden token be this device's likeliest. One that is not passes when it lies within twice the
-     * tolerance of the likeliest, since each of the two logits may be off by it; the replay goes on with the golden one.
+     * tolerance of the likeliest, since each of the two logits may be off by it; the replay goes on with the golden
+     * one.
      */
     public static List<Result> run(Golden golden, Engine engine, TextModel model, Tokenizer tokenizer)
             throws EngineException {

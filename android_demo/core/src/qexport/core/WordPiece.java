@@ -8,7 +8,10 @@ import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 
-/** WordPiece with BERT's normalizer and words: the longest known beginning of a word, then of its rest. */
+/**
+ * WordPiece with BERT's normalizer and words: the longest known beginning of a word, then of its rest. The original's
+ * tables of marks and punctuation end with Unicode 8; characters that are newer are classed as the platform knows them.
+ */
 final class WordPiece implements Tokenizer {
     private static final byte[] NOTHING = {};
 

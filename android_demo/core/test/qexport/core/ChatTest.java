@@ -44,6 +44,8 @@ public class ChatTest {
                 refused(bundle, "tool", "x"));
         assertEquals("Message 2 is of role system; only the first can be", refused(bundle, "user", "a", "system", "b"));
         assertEquals("There is no message to answer; write one", refused(bundle));
+        assertEquals("The tokenizer gives token 105, the model has 100; the two do not belong together: write the folder "
+                + "again with `qexport bundle`", refused(Samples.bundle("'vocab':256", "'vocab':100"), "user", "i"));
         Chat chat = new Chat(bundle.text(), new Samples.Bytes());
         int fits = 63 - "S:Be kind;U:;A:".length();
         assertEquals(63, chat.encode(Collections.singletonList(new Chat.Message("user", "x".repeat(fits)))).length);
