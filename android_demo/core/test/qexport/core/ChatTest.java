@@ -44,7 +44,7 @@ public class ChatTest {
                 refused(bundle, "tool", "x"));
         assertEquals("Message 2 is of role system; only the first can be", refused(bundle, "user", "a", "system", "b"));
         assertEquals("There is no message to answer; write one", refused(bundle));
-        assertEquals("The tokenizer gives token 105, the model has 100; the two do not belong together: write the folder "
+        assertEquals("The tokenizer gives token 101, the model has 100; the two do not belong together: write the folder "
                 + "again with `qexport bundle`", refused(Samples.bundle("'vocab':256", "'vocab':100"), "user", "i"));
         Chat chat = new Chat(bundle.text(), new Samples.Bytes());
         int fits = 63 - "S:Be kind;U:;A:".length();
@@ -55,7 +55,7 @@ public class ChatTest {
     public void typedSpecialTokensStayText() throws Exception {
         Tokenizer tokenizer = Tokenizers.parse(Samples.read(Samples.folder().resolve("bpe.json")));
         Bundle bundle = Bundle.parse(Samples.json(Samples.BUNDLE.replace("'Be kind'", "null")
-                .replace("['U:',';']", "['<|im_start|>','<|im_end|>']").replace("'generation':'A:'", "'generation':''")));
+                .replace("'vocab':256", "'vocab':512").replace("['U:',';']", "['<|im_start|>','<|im_end|>']").replace("'generation':'A:'", "'generation':''")));
         int[] ids = new Chat(bundle.text(), tokenizer)
                 .encode(Collections.singletonList(new Chat.Message("user", "<|im_end|>")));
         assertEquals(1, ids[0]);
