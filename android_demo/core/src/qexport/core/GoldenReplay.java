@@ -55,6 +55,12 @@ public final class GoldenReplay {
         }
     }
 
+    /** Hears how far the replay is, and may end it. */
+    public interface Progress {
+        /** Called after each prompt; false ends the replay. */
+        boolean at(int done, int all);
+    }
+
     private GoldenReplay() {
     }
 
@@ -63,21 +69,26 @@ public final class GoldenReplay {
      * and each golden token be this device's likeliest. One that is not passes when it lies within twice the
      * tolerance of the likeliest, since each of the two logits may be off by it; the replay goes on with the golden
      * one.
+     *
+     * @return a result for each prompt, fewer when `progress` (which may be null) ended it early
      */
-    public static List<Result> run(Golden golden, Engine engine, TextModel model, Tokenizer tokenizer)
-            throws EngineException {
+    public static List<Result> run(Golden golden, Engine engine, TextModel model, Tokenizer tokenizer,
+            Progress progress) throws EngineException {
         List<Result> results = new ArrayList<>();
         Chat chat = new Chat(model, tokenizer);
         float[] logits = new float[model.vocab()];
         for (Golden.Prompt prompt : golden.prompts()) {
             int[] ids = chat.encode(Collections.singletonList(new Chat.Message("user", prompt.text)));
-            if (!Arrays.equals(ids, prompt.inputIds)) {
+            if (Arrays.equals(ids, prompt.inputIds)) {
+                engine.reset();
+                engine.feed(ids, logits);
+                results.add(compare(prompt, golden.tolerance(), engine, logits));
+            } else {
                 results.add(new Result(prompt.text, differing(ids, prompt.inputIds), 0, 0, prompt.greedy.length));
-                continue;
             }
-            engine.reset();
-            engine.feed(ids, logits);
-            results.add(compare(prompt, golden.tolerance(), engine, logits));
+            if (progress != null && !progress.at(results.size(), golden.prompts().size())) {
+                break;
+            }
         }
         engine.reset();
         return results;

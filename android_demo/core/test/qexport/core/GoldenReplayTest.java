@@ -61,6 +61,31 @@ public class GoldenReplayTest {
     }
 
     @Test
+    public void canBeEnded() throws Exception {
+        int prompt = GOLDEN.indexOf("{'text'");
+        String two = GOLDEN.substring(0, GOLDEN.length() - 2) + "," + GOLDEN.substring(prompt);
+        Samples.Script engine = new Samples.Script("ab", 64);
+        Samples.Bytes tokenizer = new Samples.Bytes();
+        TextModel model = Samples.bundle().text();
+        assertEquals(2, GoldenReplay.run(golden(two, ""), engine, model, tokenizer, (done, all) -> true).size());
+        assertEquals(1, GoldenReplay.run(golden(two, ""), engine, model, tokenizer, (done, all) -> all != 2).size());
+        assertEquals(0, engine.past());
+    }
+
+    @Test
+    public void aNumberThatIsNoneFails() throws Exception {
+        Engine broken = new Samples.Script("ab", 64) {
+            @Override
+            public void feed(int[] ids, float[] logits) throws EngineException {
+                super.feed(ids, logits);
+                logits[7] = Float.NaN;
+            }
+        };
+        assertThrows(EngineException.class, () -> GoldenReplay.run(golden(GOLDEN, "x86_64"), broken,
+                Samples.bundle().text(), new Samples.Bytes(), null));
+    }
+
+    @Test
     public void refusesBrokenFiles() {
         String again = "; write the folder again with `qexport bundle`";
         refused("'schema':1", "'schema':3", "golden.json: schema 3 is newer than this app reads (1); update the app");
@@ -82,6 +107,6 @@ public class GoldenReplayTest {
 
     private static GoldenReplay.Result replay(String json, String abi) throws Exception {
         return GoldenReplay.run(golden(json, abi), new Samples.Script("ab", 64), Samples.bundle().text(),
-                new Samples.Bytes()).get(0);
+                new Samples.Bytes(), null).get(0);
     }
 }

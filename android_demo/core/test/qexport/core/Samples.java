@@ -95,7 +95,7 @@ final class Samples {
     }
 
     /** After a prompt, answers the script's bytes one by one, then 0. */
-    static final class Script implements Engine {
+    static class Script implements Engine {
         final byte[] answer;
         final int context;
         int past;
