@@ -1,21 +1,29 @@
-"""Compiles the demo's Java parts and runs their tests on the JVM: `python android_demo/jvm.py core`.
+"""Compiles the demo's Java parts and runs their tests on the JVM.
 
-Needs a JDK of version 17 or later and, for the first run, Debian's apt-get and dpkg-deb to fetch JUnit.
+    python android_demo/jvm.py core                   compile the core, run its tests
+    python android_demo/jvm.py host --library FILE    also the engine, for an ONNX Runtime library of this machine;
+                                                      prints the command that runs host/src/qexport/host/Main.java
+
+Needs a JDK of version 17 or later, gcc for the host and, for the first run, Debian's apt-get and dpkg-deb or npm.
 """
 
 import argparse
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import tomllib
+import zipfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("QEXPORT_CACHE") or Path.home() / ".cache" / "qexport") / "android"
-PARTS = ("core",)
+PARTS = ("core", "host")
+AAR = "package/Plugins/Android/onnxruntime.aar"
 TEST_PACKAGES = ("junit4", "libhamcrest-java")
 JARS = ("junit4.jar", "hamcrest.jar")
 
@@ -86,6 +94,78 @@ def deb(package: dict[str, str]) -> Path:
     return folder
 
 
+def npm(package: dict[str, str]) -> Path:
+    """The package's archive, downloaded and checked when it is not there yet."""
+    archive = CACHE / package["file"]
+    CACHE.mkdir(parents=True, exist_ok=True)
+    if not archive.exists():
+        print(f"fetching {package['name']} {package['version']} …", file=sys.stderr)
+        with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
+            wanted = f"{package['name']}@{package['version']}"
+            program = tool("npm", f"put {package['file']} into {CACHE} by hand")
+            result = subprocess.run(
+                [program, "pack", "--silent", wanted],
+                cwd=temporary,
+                check=False,
+                capture_output=True,
+                text=True,
+            )
+            fetched = list(Path(temporary).glob("*.tgz"))
+            if result.returncode or len(fetched) != 1:
+                raise Failed(
+                    f"npm pack {wanted} failed: {result.stderr.strip()}; is the registry reachable? Or put "
+                    f"{package['file']} into {CACHE} by hand"
+                )
+            os.replace(fetched[0], archive)
+    check(archive, package)
+    return archive
+
+
+def aar(build: Path) -> Path:
+    """ONNX Runtime's Android archive, unpacked: classes.jar, headers, jni."""
+    folder = build / "aar"
+    if not (folder / "classes.jar").exists():
+        with tarfile.open(npm(pinned()["com.github.asus4.onnxruntime"])) as packed:
+            member = packed.extractfile(AAR)
+            assert member is not None
+            with zipfile.ZipFile(member) as archive:
+                archive.extractall(folder)
+    return folder
+
+
+def host(build: Path, library: Path) -> list[str]:
+    """Compiles core, engine and host; the command that runs host/src/qexport/host/Main.java against the library.
+
+    The shim of Java's natives is linked with the very library that it loads: its symbols carry the version.
+    """
+    if not library.is_file():
+        raise Failed(
+            f"{library}: is no library; pass the libonnxruntime.so of an ONNX Runtime of this machine"
+        )
+    unpacked = aar(build)
+    libraries, classes = build / "host" / "lib", build / "host" / "classes"
+    for folder in (libraries, classes):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
+        (libraries / name).symlink_to(library)
+    java_home = Path(tool("javac", "install a JDK of version 17 or later")).resolve().parents[1]
+    shim = [tool("gcc", "install gcc"), "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    shim += [
+        f"-I{unpacked / 'headers'}",
+        f"-I{java_home / 'include'}",
+        f"-I{java_home / 'include' / 'linux'}",
+    ]
+    shim += [str(HERE / "host" / "shim.c"), "-o", str(libraries / "libonnxruntime4j_jni.so")]
+    run([*shim, f"-L{libraries}", "-lonnxruntime"], "compiling host/shim.c")
+    jar = unpacked / "classes.jar"
+    compile_java(HERE / "core" / "src", classes, 8, [])
+    compile_java(HERE / "engine-ort" / "src", classes, 8, [classes, jar])
+    compile_java(HERE / "host" / "src", classes, 17, [classes, jar])
+    classpath = os.pathsep.join(map(str, (classes, jar)))
+    return [tool("java", ""), f"-Donnxruntime.native.path={libraries}", "-cp", classpath, "qexport.host.Main"]
+
+
 def test_jars() -> list[Path]:
     """JUnit and what it needs."""
     packages = pinned()
@@ -137,14 +217,20 @@ def test(part: str, build: Path, cases: Path | None) -> None:
 def main() -> int:
     """The command line; 1 with a message on standard error when something failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: all", metavar="part")
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: core", metavar="part")
     parser.add_argument("--build", type=Path, default=HERE / "build", help="folder for classes")
+    parser.add_argument("--library", type=Path, help="ONNX Runtime's library, for the host")
     parser.add_argument("--cases", type=Path, help="folder of core/test/make_samples.py to compare, too")
     arguments = parser.parse_args()
     try:
-        for part in arguments.parts or PARTS:
+        for part in arguments.parts or PARTS[:1]:
             if part not in PARTS:
                 raise Failed(f"there is no part {part}; choose of {', '.join(PARTS)}")
+            if part == "host":
+                if arguments.library is None:
+                    raise Failed("the host needs --library, the libonnxruntime.so that it runs")
+                print(json.dumps(host(arguments.build.resolve(), arguments.library.resolve())))
+                continue
             test(part, arguments.build.resolve(), arguments.cases and arguments.cases.resolve())
     except Failed as failed:
         print(f"jvm.py: {failed}", file=sys.stderr)
