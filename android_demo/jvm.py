@@ -75,13 +75,15 @@ def deb(package: dict[str, str]) -> Path:
         apt = tool("apt-get", f"put {package['file']} of Debian {package['suite']} into {CACHE} by hand")
         with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
             wanted = f"{package['name']}={package['version']}"
-            result = subprocess.run(
-                [apt, "download", wanted], cwd=temporary, check=False, capture_output=True, text=True
-            )
+            command = [apt, "download", wanted]
+            result = subprocess.run(command, cwd=temporary, check=False, capture_output=True, text=True)
+            if result.returncode:  # a fresh machine has no lists of packages yet
+                subprocess.run([apt, "update"], check=False, capture_output=True)
+                result = subprocess.run(command, cwd=temporary, check=False, capture_output=True, text=True)
             fetched = list(Path(temporary).glob("*.deb"))
             if result.returncode or len(fetched) != 1:
                 raise Failed(
-                    f"apt-get download {wanted} failed: {result.stderr.strip()}; run apt-get update, or put "
+                    f"apt-get download {wanted} failed: {result.stderr.strip()}; run apt-get update as root, or put "
                     f"{package['file']} of Debian {package['suite']} into {CACHE} by hand"
                 )
             os.replace(fetched[0], archive)
