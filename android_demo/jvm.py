@@ -64,30 +64,39 @@ def check(path: Path, package: dict[str, str]) -> None:
         )
 
 
-def deb(package: dict[str, str]) -> Path:
-    """The package's folder, downloaded, checked and unpacked when it is not there yet."""
+def fetched(package: dict[str, str]) -> Path:
+    """The package's archive in the cache, downloaded when it is not there yet, and checked."""
     archive = CACHE / package["file"]
+    by_hand = f"put {package['file']} into {CACHE} by hand"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    if not archive.exists():
+        print(f"fetching {package['name']} {package['version']} …", file=sys.stderr)
+        if package["kind"] == "deb":
+            apt = tool("apt-get", by_hand)
+            command = [apt, "download", f"{package['name']}={package['version']}"]
+        else:
+            command = [tool("npm", by_hand), "pack", "--silent", f"{package['name']}@{package['version']}"]
+        with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
+            result = subprocess.run(command, cwd=temporary, check=False, capture_output=True, text=True)
+            if result.returncode and package["kind"] == "deb":  # a fresh machine has no lists of packages yet
+                subprocess.run([apt, "update"], check=False, capture_output=True)
+                result = subprocess.run(command, cwd=temporary, check=False, capture_output=True, text=True)
+            found = [path for path in Path(temporary).iterdir() if path.suffix in (".deb", ".tgz")]
+            if result.returncode or len(found) != 1:
+                raise Failed(
+                    f"{' '.join(command)} failed: {result.stderr.strip()}; is the registry reachable? Or {by_hand}"
+                )
+            os.replace(found[0], archive)
+    check(archive, package)
+    return archive
+
+
+def deb(package: dict[str, str]) -> Path:
+    """A Debian package's folder, unpacked when it is not there yet."""
     folder = CACHE / f"{package['file']}.{package['sha256'][:12]}"
     if folder.is_dir():
         return folder
-    CACHE.mkdir(parents=True, exist_ok=True)
-    if not archive.exists():
-        apt = tool("apt-get", f"put {package['file']} of Debian {package['suite']} into {CACHE} by hand")
-        with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
-            wanted = f"{package['name']}={package['version']}"
-            command = [apt, "download", wanted]
-            result = subprocess.run(command, cwd=temporary, check=False, capture_output=True, text=True)
-            if result.returncode:  # a fresh machine has no lists of packages yet
-                subprocess.run([apt, "update"], check=False, capture_output=True)
-                result = subprocess.run(command, cwd=temporary, check=False, capture_output=True, text=True)
-            fetched = list(Path(temporary).glob("*.deb"))
-            if result.returncode or len(fetched) != 1:
-                raise Failed(
-                    f"apt-get download {wanted} failed: {result.stderr.strip()}; run apt-get update as root, or put "
-                    f"{package['file']} of Debian {package['suite']} into {CACHE} by hand"
-                )
-            os.replace(fetched[0], archive)
-    check(archive, package)
+    archive = fetched(package)
     with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
         unpacked = Path(temporary) / "unpacked"
         run([tool("dpkg-deb", "install dpkg"), "-x", str(archive), str(unpacked)], f"unpacking {archive}")
@@ -96,38 +105,11 @@ def deb(package: dict[str, str]) -> Path:
     return folder
 
 
-def npm(package: dict[str, str]) -> Path:
-    """The package's archive, downloaded and checked when it is not there yet."""
-    archive = CACHE / package["file"]
-    CACHE.mkdir(parents=True, exist_ok=True)
-    if not archive.exists():
-        print(f"fetching {package['name']} {package['version']} …", file=sys.stderr)
-        with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
-            wanted = f"{package['name']}@{package['version']}"
-            program = tool("npm", f"put {package['file']} into {CACHE} by hand")
-            result = subprocess.run(
-                [program, "pack", "--silent", wanted],
-                cwd=temporary,
-                check=False,
-                capture_output=True,
-                text=True,
-            )
-            fetched = list(Path(temporary).glob("*.tgz"))
-            if result.returncode or len(fetched) != 1:
-                raise Failed(
-                    f"npm pack {wanted} failed: {result.stderr.strip()}; is the registry reachable? Or put "
-                    f"{package['file']} into {CACHE} by hand"
-                )
-            os.replace(fetched[0], archive)
-    check(archive, package)
-    return archive
-
-
 def aar(build: Path) -> Path:
     """ONNX Runtime's Android archive, unpacked: classes.jar, headers, jni."""
     folder = build / "aar"
     if not (folder / "classes.jar").exists():
-        with tarfile.open(npm(pinned()["com.github.asus4.onnxruntime"])) as packed:
+        with tarfile.open(fetched(pinned()["com.github.asus4.onnxruntime"])) as packed:
             member = packed.extractfile(AAR)
             assert member is not None
             with zipfile.ZipFile(member) as archive:
