@@ -22,7 +22,6 @@ class Runtime:
     name: str
     version: str
     abis: tuple[str, ...]
-    origin: str  # where its build takes it from
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,8 @@ class App:
         """Where a bundle's folder goes."""
         return self.folder / MODELS
 
-    def check_runtime(self, where: Path, runtime: str, needed: str, abi: str) -> Runtime:
-        """The runtime that will run it. Raises ArtifactError where the app has none, or an older one."""
+    def check_runtime(self, where: Path, runtime: str, needed: str, abi: str) -> None:
+        """Raise ArtifactError where the app has none, or an older one."""
         found = self.runtimes.get(runtime)
         if found is None:
             raise ArtifactError(
@@ -57,7 +56,6 @@ class App:
                 f"{where}: is made for {abi}, the app ships {runtime} for {', '.join(found.abis)}; export again "
                 f"with abi: {found.abis[0]} in the recipe's target"
             )
-        return found
 
     def check_task(self, where: Path, task: str) -> None:
         """Raise ArtifactError where no page of the app can use the model."""
@@ -84,7 +82,7 @@ def open_app(folder: Path) -> App:
                 f"{path}: schema {data['schema']!r}, this qexport reads {_SCHEMA}; take app and qexport of one version"
             )
         runtimes = {
-            name: Runtime(name, str(entry["version"]), tuple(entry["abis"]), str(entry["from"]))
+            name: Runtime(name, str(entry["version"]), tuple(entry["abis"]))
             for name, entry in data["runtimes"].items()
         }
         return App(folder, runtimes, tuple(data["tasks"]))

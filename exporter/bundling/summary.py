@@ -14,7 +14,7 @@ from exporter.bundling.writing import Bundled
 
 
 def render_bundled(items: Sequence[Bundled], app: Path) -> RenderableType:
-    """A row for each, notes, and the command that builds the app."""
+    """A row for each, notes, and where the app says what to do with them."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in ("id", "runtime"):
         table.add_column(title, overflow="fold")
@@ -36,5 +36,5 @@ def render_bundled(items: Sequence[Bundled], app: Path) -> RenderableType:
             *([f"{variant['group']}, {variant['rank']}" if variant else ""] if grouped else []),
         )
     notes = [Text(f"{item.data['id']}: {note}") for item in items for note in item.notes]
-    follow = Text.assemble("next  ", (f"python {app / 'build_apk.py'}", "bold"))
+    follow = Text.assemble("next  ", (f"see {app / 'README.md'}", "bold"))
     return Group(table, *notes, follow)

@@ -200,7 +200,8 @@ class FixedDecoderModel(ModuleOfTask):
         if not ids:
             raise QexportError("calibration: an empty text has no tokens; take it out")
         fewest = self._begin + self.new
-        ids = (ids * fewest)[: max(len(ids), fewest)]
+        if len(ids) < fewest:
+            ids = (ids * fewest)[:fewest]
         window = self.past + self.new
         for start in range(0, len(ids) - fewest + 1, window):
             yield from self._chosen(ids[start : start + window], self._every)

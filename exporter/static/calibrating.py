@@ -88,10 +88,9 @@ def _measure(
     for number in _look(passes, names, takers):
         progress("ranges", number / total)
     histograms = {name: Histogram(extents[name]) for name in names}
-    for number in (
-        _look(passes, counting, {name: [histograms[name]] for name in counting}) if counting else ()
-    ):
-        progress("histograms", (count + number) / total)
+    if counting:
+        for number in _look(passes, counting, {name: [histograms[name]] for name in counting}):
+            progress("histograms", (count + number) / total)
     ranges = {name: OBSERVERS[placement.observers[name]](histograms[name], placement.codes) for name in names}
     ranges.update(_constant_ranges(passes))
     ranges.update(placement.fixed)

@@ -101,32 +101,32 @@ RULES = "".join(
 )
 
 
+def module_recipe(folder: Path, monkeypatch: Any, net: str, schemes: str, rules: str, targets: str) -> Path:
+    """A recipe of a module of one's own: `net` has build() and samples(), the rest is the recipe's own lines."""
+    name = importable(folder, monkeypatch, net)
+    path = folder / "r.yaml"
+    path.write_text(
+        f"schema: 1\nname: net\nmodel: {{source: 'python:{name}:build', task: module}}\n"
+        f"schemes:\n{schemes}rules:\n{rules}"
+        f"calibration: {{python: '{name}:samples', samples: 8}}\ntargets: [{targets}]\n"
+    )
+    return path
+
+
 def entries_recipe(folder: Path, monkeypatch: Any, activations: str, targets: str) -> Path:
     """A recipe in which every entry of a table has its layer."""
-    name = importable(folder, monkeypatch, ENTRIES)
-    path = folder / "r.yaml"
     blocks = (32, 64, 128) if activations == "static-int16" else ()
     schemes = SCHEMES + "".join(
         f"  int4_{block}: {{weights: int4, group: {block}, activations: ACTIVATIONS}}\n" for block in blocks
     )
     rules = RULES + "".join(f"  - {{match: block_{block}, scheme: int4_{block}}}\n" for block in blocks)
     rules += '  - {match: table, scheme: int8_tensor}\n  - {match: "**", scheme: int8_channel}\n'
-    path.write_text(
-        f"schema: 1\nname: entries\nmodel: {{source: 'python:{name}:build', task: module}}\n"
-        f"schemes:\n{schemes.replace('ACTIVATIONS', activations)}rules:\n{rules}"
-        f"calibration: {{python: '{name}:samples', samples: 8}}\ntargets: [{targets}]\n"
-    )
-    return path
+    schemes = schemes.replace("ACTIVATIONS", activations)
+    return module_recipe(folder, monkeypatch, ENTRIES, schemes, rules, targets)
 
 
 def operators_recipe(folder: Path, monkeypatch: Any, activations: str, targets: str) -> Path:
     """A recipe of a module in which every operator of exporter.backends.npu.capabilities.OPERATORS is used."""
-    name = importable(folder, monkeypatch, OPERATORS)
-    path = folder / "r.yaml"
-    path.write_text(
-        f"schema: 1\nname: operators\nmodel: {{source: 'python:{name}:build', task: module}}\n"
-        f"schemes:\n  w8: {{weights: int8, group: channel, activations: {activations}}}\n"
-        "rules:\n  - {match: '**', scheme: w8}\n"
-        f"calibration: {{python: '{name}:samples', samples: 8}}\ntargets: [{targets}]\n"
-    )
-    return path
+    schemes = f"  w8: {{weights: int8, group: channel, activations: {activations}}}\n"
+    rules = "  - {match: '**', scheme: w8}\n"
+    return module_recipe(folder, monkeypatch, OPERATORS, schemes, rules, targets)

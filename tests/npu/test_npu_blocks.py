@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from tiny_jobs import importable
+from nets import module_recipe
 
 from exporter.artifacts import read_manifest
 from exporter.backends.npu.qdq import read_qdq
@@ -41,17 +41,13 @@ _LEAST_DB = 65.0  # three layers of 16-bit codes; with float16 inside, or a lost
 
 @pytest.mark.npu
 def test_both_ways_compute_the_codes_and_hold_packed_weights(tmp_path, monkeypatch, qexport):
-    name = importable(tmp_path, monkeypatch, NET)
-    path = tmp_path / "r.yaml"
-    path.write_text(
-        f"schema: 1\nname: blocks\nmodel: {{source: 'python:{name}:build', task: module}}\n"
-        "schemes:\n"
+    schemes = (
         "  b128: {weights: int4, group: 128, activations: static-int16}\n"
         "  b32: {weights: int4, group: 32, activations: static-int16, method: gptq}\n"
         "  row: {weights: int8, group: channel, activations: static-int16}\n"
-        "rules:\n  - {match: first, scheme: b128}\n  - {match: second, scheme: b32}\n  - {match: third, scheme: row}\n"
-        f"calibration: {{python: '{name}:samples', samples: 8}}\ntargets: [{TARGETS}]\n"
     )
+    rules = "  - {match: first, scheme: b128}\n  - {match: second, scheme: b32}\n  - {match: third, scheme: row}\n"
+    path = module_recipe(tmp_path, monkeypatch, NET, schemes, rules, TARGETS)
     out = tmp_path / "out"
     done = qexport("--recipe", path, "--out", out)
     assert done.code == 0, done.err

@@ -2,7 +2,7 @@
 
 import onnx
 import pytest
-from tiny_jobs import importable
+from nets import module_recipe
 
 from exporter.artifacts import read_manifest
 from exporter.backends.npu.qnn import GRAPHS
@@ -37,14 +37,9 @@ _LEAST_DB = 60.0  # three operators of 16-bit codes; with float16 inside there i
 
 @pytest.mark.npu
 def test_large_values_keep_their_squares(tmp_path, monkeypatch, qexport):
-    name = importable(tmp_path, monkeypatch, NET)
-    path = tmp_path / "r.yaml"
-    path.write_text(
-        f"schema: 1\nname: norm\nmodel: {{source: 'python:{name}:build', task: module}}\n"
-        "schemes:\n  a16w8: {weights: int8, group: channel, activations: static-int16}\n"
-        'rules:\n  - {match: "**", scheme: a16w8}\n'
-        f"calibration: {{python: '{name}:samples', samples: 8}}\ntargets: [{TARGETS}]\n"
-    )
+    schemes = "  a16w8: {weights: int8, group: channel, activations: static-int16}\n"
+    rules = '  - {match: "**", scheme: a16w8}\n'
+    path = module_recipe(tmp_path, monkeypatch, NET, schemes, rules, TARGETS)
     out = tmp_path / "out"
     done = qexport("--recipe", path, "--out", out)
     assert done.code == 0, done.err
