@@ -28,6 +28,7 @@ RECIPES = (
     "smollm2_135m_htp",
     "efficientnet_lite0_ethos_u85",
     "minilm_tosa",
+    "smollm2_135m_tosa",
 )
 COLUMNS = (
     "recipe",

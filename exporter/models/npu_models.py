@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
 _OWN_SENTENCES = 64
+_OWN_STEPS = 256  # more than the extremes of a range need (exporter.static.observers)
 _EVERY = 6  # steps of a text between two samples, so that neighbours, which are alike, are not both taken
 _FIRST = 8  # steps before the first sample: what follows the first token has another range than all the rest
 
@@ -190,7 +192,7 @@ class FixedDecoderModel(ModuleOfTask):
     @cached_property
     def _own_steps(self) -> list[tuple[torch.Tensor, ...]]:
         """Kept: they are asked for several times."""
-        return list(self.samples_of_text(own_text()))
+        return list(islice(self.samples_of_text(own_text()), _OWN_STEPS))
 
     def samples_of_text(self, text: str) -> Iterator[tuple[torch.Tensor, ...]]:
         """Steps of every window of the text; one shorter than a step is repeated."""

@@ -6,7 +6,6 @@ import copy
 import importlib
 import inspect
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import cached_property
@@ -19,6 +18,7 @@ from exporter.models import layer_list
 from exporter.models.skeleton import LayerFactory, Program, planned_layers_of
 from exporter.models.sources import PythonFunction
 from exporter.numerics import FloatArray, QuantizedTensor
+from exporter.samples.python import code_sha256, search_here
 from exporter.schemes import QuantScheme
 from exporter.static.params import StaticPlan
 from exporter.targets import Dialect
@@ -92,6 +92,7 @@ class PythonModule:
         return {
             "source": self.origin.source,
             "revision": None,
+            "code_sha256": code_sha256(self.origin.module),
             "weights_sha256": {"state_dict": digest.hexdigest()},
             **({"batch_norms": asdict(self.folding)} if self.folding.folded or self.folding.left else {}),
         }
@@ -151,8 +152,7 @@ class PythonModule:
         return ModuleSkeleton(self, schemes, load, static, dialect)
 
     def _function(self) -> Callable[[], Any]:
-        if os.getcwd() not in sys.path:  # as `python -m` does, so that the user's own file is found
-            sys.path.insert(0, os.getcwd())
+        search_here()
         try:
             module = importlib.import_module(self.origin.module)
         except ModuleNotFoundError as problem:

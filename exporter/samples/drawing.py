@@ -20,6 +20,7 @@ from typing import Any
 from exporter.errors import QexportError
 from exporter.recipe import Calibration
 from exporter.samples.files import Listing, Medium, Sample, list_files
+from exporter.samples.python import code_sha256
 from exporter.samples.text import text_samples
 
 _FORMAT = 1  # of the cache; another number when the same data would be drawn in another way
@@ -87,9 +88,9 @@ def draw(calibration: Calibration, cache: Path | None = None) -> Drawn:
 
 
 def calibration_key(calibration: Calibration) -> str:
-    """What `draw` would give as its sha256, without drawing; a python function is known by its name alone."""
+    """What `draw` would give as its sha256, without drawing; a python function is known by its file."""
     if calibration.python:
-        return f"{calibration.python} {calibration.samples}"
+        return f"{calibration.python} {code_sha256(calibration.python)} {calibration.samples}"
     return _key(list_files(_medium(calibration), calibration.sources), calibration)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
+import hashlib
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import QexportError, first_line
@@ -52,10 +54,27 @@ def python_samples(source: str, most: int) -> Iterator[tuple[torch.Tensor, ...]]
         yield item
 
 
+def code_sha256(source: str) -> str | None:
+    """Hash of the file of `module` or `module:function`, not of what that imports; None where there is none."""
+    search_here()
+    try:
+        spec = importlib.util.find_spec(source.partition(":")[0])
+    except (ImportError, ValueError):
+        return None
+    if spec is None or not spec.has_location or spec.origin is None:
+        return None
+    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
+
+
+def search_here() -> None:
+    """As `python -m` does, so that the user's own file is found."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+
 def _function(source: str) -> Callable[[], Any]:
     module_name, _, name = source.partition(":")
-    if os.getcwd() not in sys.path:  # as `python -m` does, so that the user's own file is found
-        sys.path.insert(0, os.getcwd())
+    search_here()
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as problem:

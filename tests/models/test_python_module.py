@@ -204,3 +204,6 @@ def test_its_identity_follows_the_weights(place):
     assert first.identity() == second.identity()
     second.built[0].up.weight[0, 0] += 1
     assert first.identity() != second.identity()
+    before, file = second.identity(), folder / f"{name}.py"
+    file.write_text(file.read_text() + "# computes something else\n")
+    assert second.identity() != before

@@ -9,7 +9,7 @@ from tiny_jobs import importable
 
 from exporter.artifacts import read_manifest
 from exporter.backends.npu.qdq import read_qdq
-from exporter.backends.npu.qnn import GRAPH
+from exporter.backends.npu.qnn import GRAPHS
 
 NET = """\
 import torch
@@ -66,7 +66,7 @@ def test_both_ways_compute_the_codes_and_hold_packed_weights(tmp_path, monkeypat
         size = facts["compiled"]["SM8750"]["bytes"]
         assert forecast < size < 1.05 * forecast + 100_000  # commands, tables
 
-    graph = out / "onnxruntime-qnn" / GRAPH
+    graph = out / "onnxruntime-qnn" / GRAPHS["forward"]
     kept = np.load(out / "integers.npz")
     found = read_qdq(graph)
     assert {layer: (held.bits, held.group) for layer, held in found.items()} == {

@@ -73,6 +73,7 @@ def lower(
         "operators": [_ALONE[target.unit]],
         "min_runtime": runtime,
         "compiled": compiled,
+        "model_bytes": max(int(each["bytes"]) for each in compiled.values()),  # what one phone gets
         "chips": {name: f"v{SOCS[name].arch}" for name in target.soc},
         "on_npu": "100 %",
         "packages": {p.distribution: p.version for p in vendor.needed(target.key)},

@@ -21,6 +21,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from exporter.backends.base import PackedLayer
 from exporter.backends.npu.onnx_blocks import step_blocks
+from exporter.backends.npu.onnx_norms import whole_rms_norms
 from exporter.backends.ort.names import LAYER_KEY
 from exporter.backends.ort.passes import naming
 from exporter.backends.ort.passes.integers import name_integers, settle_integers
@@ -76,6 +77,7 @@ def write_qdq(skeleton: ModuleSkeleton, names: tuple[str, ...], path: Path) -> N
     outputs = ("output",) if count == 1 else tuple(f"output_{i}" for i in range(count))
     model = to_onnx(Traced(program, names, outputs, {}, None))
     step_blocks(model)
+    whole_rms_norms(model)
     name_integers(model, list(skeleton.layers))
     simplify(model)
     RemoveUnusedNodesPass()(model)

@@ -1,0 +1,76 @@
+package qexport.core;
+
+/** What one answer took. */
+public final class Statistics {
+    /** Why an answer ended. */
+    public enum End {
+        /** The model ended it. */
+        STOP,
+        /** It reached the settings' most new tokens. */
+        LENGTH,
+        /** The model's context is full. */
+        CONTEXT,
+        /** It was cancelled. */
+        CANCELLED
+    }
+
+    private final int promptTokens;
+    private final int fedTokens;
+    private final int newTokens;
+    private final long prefillNanos;
+    private final long decodeNanos;
+    private final End end;
+
+    Statistics(int promptTokens, int fedTokens, int newTokens, long prefillNanos, long decodeNanos, End end) {
+        this.promptTokens = promptTokens;
+        this.fedTokens = fedTokens;
+        this.newTokens = newTokens;
+        this.prefillNanos = prefillNanos;
+        this.decodeNanos = decodeNanos;
+        this.end = end;
+    }
+
+    /** Tokens of the prompt. */
+    public int promptTokens() {
+        return promptTokens;
+    }
+
+    /** Those of them that the engine did not hold already. */
+    public int fedTokens() {
+        return fedTokens;
+    }
+
+    /** Tokens of the answer, without the one that ends it. */
+    public int newTokens() {
+        return newTokens;
+    }
+
+    /** Time to the first token. */
+    public long prefillNanos() {
+        return prefillNanos;
+    }
+
+    /** Time from the first token to the end. */
+    public long decodeNanos() {
+        return decodeNanos;
+    }
+
+    /** Why it ended. */
+    public End end() {
+        return end;
+    }
+
+    /** Tokens of the prompt in a second; 0 when there is nothing to measure. */
+    public double prefillRate() {
+        return rate(fedTokens, prefillNanos);
+    }
+
+    /** Tokens of the answer in a second, the first left out; 0 when there is nothing to measure. */
+    public double decodeRate() {
+        return rate(newTokens - 1, decodeNanos);
+    }
+
+    private static double rate(int tokens, long nanos) {
+        return tokens > 0 && nanos > 0 ? tokens * 1e9 / nanos : 0;
+    }
+}

@@ -1,0 +1,112 @@
+package qexport.core;
+
+import static org.junit.Assert.assertEquals;
+import static org.junit.Assert.assertFalse;
+import static org.junit.Assert.assertNull;
+import static org.junit.Assert.assertThrows;
+import static org.junit.Assert.assertTrue;
+
+import java.util.Arrays;
+import org.junit.Test;
+
+public class GoldenReplayTest {
+    /** The ids of S:Be kind;U:Hi;A: and what Script answers with "ab". */
+    private static final String GOLDEN = "{'schema':1,'columns':['x86_64','arm64-v8a'],'tolerance':{'logits':0.5,'why':'x'},"
+            + "'prompts':[{'text':'Hi','input_ids':" + Arrays.toString(new Samples.Bytes().encode("S:Be kind;U:Hi;A:"))
+            + ",'values':{'x86_64':{'greedy':[97,98,0],'top_ids':[97,0],'top_logits':[9.25,0]},"
+            + "'arm64-v8a':{'greedy':[97,98,0],'top_ids':[97,0],'top_logits':[9,0]}}}]}";
+
+    @Test
+    public void passesWithinTheTolerance() throws Exception {
+        GoldenReplay.Result result = replay(GOLDEN, "x86_64");
+        assertNull(result.failure());
+        assertTrue(result.passed());
+        assertEquals("Hi", result.text());
+        assertEquals(0.25, result.logitError(), 0);
+        assertEquals(3, result.sameTokens());
+        assertEquals(3, result.tokens());
+        assertEquals(0, replay(GOLDEN, "arm64-v8a").logitError(), 0);
+    }
+
+    @Test
+    public void takesTheColumnOfThisProcessorOrTheFirst() throws Exception {
+        Golden here = golden(GOLDEN, "arm64-v8a");
+        assertEquals("arm64-v8a", here.column());
+        assertTrue(here.measuredHere());
+        assertEquals(0.5, here.tolerance(), 0);
+        Golden elsewhere = golden(GOLDEN, "riscv64");
+        assertEquals("x86_64", elsewhere.column());
+        assertFalse(elsewhere.measuredHere());
+    }
+
+    @Test
+    public void saysWhatLiesApart() throws Exception {
+        assertEquals("token 97 has logit 9.0000, golden is 9.7500; at most 0.5000 apart",
+                replay(GOLDEN.replace("9.25", "9.75"), "x86_64").failure());
+        GoldenReplay.Result result = replay(GOLDEN.replace("[97,98,0]", "[97,99,0]"), "x86_64");
+        assertEquals("answer's token 2 is 98, golden is 99, 9.0000 behind; at most 1.0000", result.failure());
+        assertEquals(2, result.sameTokens());
+        assertEquals("the tokenizer's token 13 is 72, golden is 74",
+                replay(GOLDEN.replace("72, 105", "74, 105"), "x86_64").failure());
+        assertEquals("the tokenizer's token 18 is none, golden is 7",
+                replay(GOLDEN.replace("65, 58]", "65, 58, 7]"), "x86_64").failure());
+    }
+
+    @Test
+    public void aNearTiePasses() throws Exception {
+        String tie = GOLDEN.replace("'logits':0.5", "'logits':5.0").replace("[97,98,0]", "[97,99,0]");
+        GoldenReplay.Result result = replay(tie, "x86_64");
+        assertNull(result.failure());
+        assertEquals(2, result.sameTokens());
+    }
+
+    @Test
+    public void canBeEnded() throws Exception {
+        int prompt = GOLDEN.indexOf("{'text'");
+        String two = GOLDEN.substring(0, GOLDEN.length() - 2) + "," + GOLDEN.substring(prompt);
+        Samples.Script engine = new Samples.Script("ab", 64);
+        Samples.Bytes tokenizer = new Samples.Bytes();
+        TextModel model = Samples.bundle().text();
+        assertEquals(2, GoldenReplay.run(golden(two, ""), engine, model, tokenizer, (done, all) -> true).size());
+        assertEquals(1, GoldenReplay.run(golden(two, ""), engine, model, tokenizer, (done, all) -> all != 2).size());
+        assertEquals(0, engine.past());
+    }
+
+    @Test
+    public void aNumberThatIsNoneFails() throws Exception {
+        Engine broken = new Samples.Script("ab", 64) {
+            @Override
+            public void feed(int[] ids, float[] logits) throws EngineException {
+                super.feed(ids, logits);
+                logits[7] = Float.NaN;
+            }
+        };
+        assertThrows(EngineException.class, () -> GoldenReplay.run(golden(GOLDEN, "x86_64"), broken,
+                Samples.bundle().text(), new Samples.Bytes(), null));
+    }
+
+    @Test
+    public void refusesBrokenFiles() {
+        String again = "; write the folder again with `qexport bundle`";
+        refused("'schema':1", "'schema':3", "golden.json: schema 3 is newer than this app reads (1); update the app");
+        refused("['x86_64','arm64-v8a']", "[]", "golden.json: columns is empty" + again);
+        refused("'top_logits':[9.25,0]", "'top_logits':[9.25]",
+                "golden.json: prompts[0].values.x86_64.top_logits holds 1 numbers, top_ids 2" + again);
+        refused("'logits':0.5", "'logits':-1", "golden.json: tolerance.logits is -1.0, less than 0" + again);
+        refused("[97,98,0]", "[256]", "golden.json: prompts[0].values.x86_64.greedy[0] is 256, not in 0 to 255" + again);
+    }
+
+    private static void refused(String from, String to, String message) {
+        assertEquals(message, assertThrows(BundleException.class,
+                () -> golden(GOLDEN.replace(from, to), "x86_64")).getMessage());
+    }
+
+    private static Golden golden(String json, String abi) throws BundleException {
+        return Golden.parse(Samples.json(json), abi, 256);
+    }
+
+    private static GoldenReplay.Result replay(String json, String abi) throws Exception {
+        return GoldenReplay.run(golden(json, abi), new Samples.Script("ab", 64), Samples.bundle().text(),
+                new Samples.Bytes(), null).get(0);
+    }
+}
