@@ -1,67 +1,61 @@
 package qexport.ort;
 
+import ai.onnxruntime.OnnxJavaType;
 import ai.onnxruntime.OnnxTensor;
-import ai.onnxruntime.OnnxValue;
 import ai.onnxruntime.OrtEnvironment;
 import ai.onnxruntime.OrtException;
-import ai.onnxruntime.OrtSession;
+import java.io.File;
+import java.io.IOException;
+import java.io.RandomAccessFile;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
+import java.nio.channels.FileChannel;
 import java.util.ArrayList;
-import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.Set;
 import qexport.core.EngineException;
 import qexport.core.TextModel;
 
 /**
- * Keys and values of the tokens held: buffers that are longer than what they hold, the same ones input and output
- * of a step, so that a step writes its own token and copies nothing. They belong to ONNX Runtime, which makes them
- * in a step that asks for more (see OrtEngine); Java's heap, which on Android holds direct buffers too, never does.
+ * Keys and values of the tokens held: one buffer of the whole context for each, input and output of a step alike, so
+ * that a step writes its own tokens and copies nothing. The graph reads the number of tokens from the mask.
+ *
+ * <p>The memory is a private mapping of an empty file: the system gives pages as tokens come, writes none to disk,
+ * and counts none to Java's heap, where Android puts buffers of allocateDirect.
  */
 final class KvCache {
-    /** The first length; then it doubles, so that growing costs less than one copy of each token. */
-    private static final int FIRST = 256;
-
-    private final ModelShape shape;
-    private final int longest;
-    private final List<OnnxTensor> buffers = new ArrayList<>();
+    private final List<OnnxTensor> tensors = new ArrayList<>();
     private final Map<String, OnnxTensor> inputs = new LinkedHashMap<>();
     private final Map<String, OnnxTensor> outputs = new LinkedHashMap<>();
-    private int capacity = 0;
 
-    KvCache(OrtEnvironment environment, ModelShape shape, TextModel text) throws OrtException {
-        this.shape = shape;
-        this.longest = text.context();
-        long[] empty = {1, text.kvHeads(), 0, text.headSize()};
-        List<OnnxTensor> first = new ArrayList<>();
+    /** Throws EngineException where there is no room. */
+    KvCache(OrtEnvironment environment, ModelShape shape, TextModel text) throws OrtException, EngineException {
+        long[] sizes = {1, text.kvHeads(), text.context(), text.headSize()};
+        long bytes = sizes[1] * sizes[2] * sizes[3] * bytesOf(shape.cacheType);
+        int count = shape.past.size();
+        if (bytes > Integer.MAX_VALUE) {
+            throw new EngineException("A layer's keys for " + text.context() + " tokens take " + bytes
+                    + " bytes, Java maps at most " + Integer.MAX_VALUE + "; export with a smaller max_context.");
+        }
+        boolean done = false;
         try {
-            for (int i = 0; i < shape.past.size(); i++) {
-                ByteBuffer nothing = ByteBuffer.allocateDirect(8).order(ByteOrder.nativeOrder());
-                nothing.limit(0);
-                first.add(OnnxTensor.createTensor(environment, nothing, empty, shape.cacheType));
+            List<ByteBuffer> memory = mapped(count, bytes);
+            for (int i = 0; i < count; i++) {
+                OnnxTensor tensor = OnnxTensor.createTensor(environment, memory.get(i), sizes, shape.cacheType);
+                tensors.add(tensor);
+                inputs.put(shape.past.get(i), tensor);
+                outputs.put(shape.present.get(i), tensor);
             }
-        } catch (OrtException problem) {
-            closeAll(first);
-            throw problem;
+            done = true;
+        } catch (IOException problem) {
+            throw new EngineException("No room for keys and values of " + text.context() + " tokens ("
+                    + count * bytes + " bytes): " + problem.getMessage() + "; close other apps.", problem);
+        } finally {
+            if (!done) {
+                close();
+            }
         }
-        replace(first);
-    }
-
-    /** Tokens that fit into the buffers of now. */
-    int capacity() {
-        return capacity;
-    }
-
-    /** Length of the buffers that hold `total` tokens: at most the context. */
-    int capacityFor(int total) {
-        int length = FIRST;
-        while (length < total && length <= longest / 2) {
-            length *= 2;
-        }
-        return length < total || length > longest ? longest : length;
     }
 
     /** What a step reads. */
@@ -69,49 +63,39 @@ final class KvCache {
         return inputs;
     }
 
-    /** What a step writes that fits: the same buffers. */
+    /** What a step writes: the same buffers. */
     Map<String, OnnxTensor> outputs() {
         return outputs;
     }
 
-    /** Takes over the buffers, `length` tokens long, that a step has made; frees those before. */
-    void take(OrtSession.Result result, Set<String> made, int length) throws EngineException {
-        List<OnnxTensor> grown = new ArrayList<>();
-        for (String name : made) {
-            OnnxValue value = result.get(name).orElse(null);
-            long[] sizes = value instanceof OnnxTensor ? ((OnnxTensor) value).getInfo().getShape() : new long[0];
-            if (sizes.length != 4 || sizes[2] != length) {
-                result.close();
-                throw new EngineException(
-                        "ONNX Runtime made the cache " + name + " for " + (sizes.length == 4 ? sizes[2] : 0)
-                                + " tokens where " + length + " were asked for; this model cannot be run here.");
-            }
-            grown.add((OnnxTensor) value);
-        }
-        replace(grown);
-        capacity = length;
-    }
-
+    /** Lets go of the memory, which the system has back when Java collects the buffers. */
     void close() {
-        replace(Collections.<OnnxTensor>emptyList());
-        capacity = 0;
-    }
-
-    private void replace(List<OnnxTensor> with) {
-        closeAll(buffers);
-        buffers.clear();
-        buffers.addAll(with);
-        inputs.clear();
-        outputs.clear();
-        for (int i = 0; i < with.size(); i++) {
-            inputs.put(shape.past.get(i), with.get(i));
-            outputs.put(shape.present.get(i), with.get(i));
-        }
-    }
-
-    private static void closeAll(List<OnnxTensor> tensors) {
         for (OnnxTensor tensor : tensors) {
             tensor.close();
+        }
+        tensors.clear();
+        inputs.clear();
+        outputs.clear();
+    }
+
+    private static int bytesOf(OnnxJavaType type) {
+        return type == OnnxJavaType.FLOAT16 ? 2 : type == OnnxJavaType.INT8 ? 1 : 4;
+    }
+
+    private static List<ByteBuffer> mapped(int count, long bytes) throws IOException {
+        File file = File.createTempFile("qexport", ".kv");
+        try (RandomAccessFile open = new RandomAccessFile(file, "rw")) {
+            open.setLength(count * bytes);
+            List<ByteBuffer> parts = new ArrayList<>();
+            for (int i = 0; i < count; i++) {
+                ByteBuffer part = open.getChannel().map(FileChannel.MapMode.PRIVATE, i * bytes, bytes);
+                parts.add(part.order(ByteOrder.nativeOrder()));
+            }
+            return parts;
+        } finally {
+            if (!file.delete()) {
+                file.deleteOnExit();
+            }
         }
     }
 }

@@ -10,9 +10,7 @@ import java.nio.FloatBuffer;
 import java.nio.LongBuffer;
 import java.util.Collections;
 import java.util.LinkedHashMap;
-import java.util.LinkedHashSet;
 import java.util.Map;
-import java.util.Set;
 import qexport.core.Engine;
 import qexport.core.EngineException;
 import qexport.core.TextModel;
@@ -33,8 +31,8 @@ public final class OrtEngine implements Engine {
     private final OrtSession session;
     private final KvCache cache;
     private final OrtSession.RunOptions running;
-    private final Set<String> presentNames;
-    private final LongBuffer ones; // (context)
+    private final Map<String, OnnxTensor> outputs = new LinkedHashMap<>();
+    private final LongBuffer ones; // (context): its beginning is each step's mask
     private final FloatBuffer logits; // (vocab)
     private final OnnxTensor logitsTensor; // (1, 1, vocab) over it
     private LongBuffer idsBuffer = longs(16); // grows with the longest prompt
@@ -71,11 +69,14 @@ public final class OrtEngine implements Engine {
             opened = open(environment, model, threads);
             ModelShape shape = ModelShape.of(opened, text);
             caches = new KvCache(environment, shape, text);
-            presentNames = new LinkedHashSet<>(shape.present);
             ones = longs(text.context());
-            fill(ones, 0, text.context(), 1);
+            for (int i = 0; i < text.context(); i++) {
+                ones.put(i, 1);
+            }
             logits = floats(text.vocab());
             logitsTensor = OnnxTensor.createTensor(environment, logits, new long[] {1, 1, text.vocab()});
+            outputs.putAll(caches.outputs());
+            outputs.put(ModelShape.LOGITS, logitsTensor);
             running = new OrtSession.RunOptions();
         } catch (OrtException problem) {
             closeBoth(opened, caches);
@@ -177,41 +178,16 @@ public final class OrtEngine implements Engine {
     }
 
     /** One run over the ids; logits into their buffer. */
-    private void step(int[] ids) throws OrtException, EngineException {
+    private void step(int[] ids) throws OrtException {
         int total = past + ids.length;
-        boolean grows = total > cache.capacity();
-        int width = grows ? cache.capacityFor(total) : total;
+        ones.limit(total);
         try (OnnxTensor idsTensor = OnnxTensor.createTensor(environment, idsOf(ids), new long[] {1, ids.length});
-                OnnxTensor mask = OnnxTensor.createTensor(environment, mask(ids.length, total, width),
-                        new long[] {1, width})) {
+                OnnxTensor mask = OnnxTensor.createTensor(environment, ones, new long[] {1, total})) {
             Map<String, OnnxTensor> inputs = new LinkedHashMap<>(cache.inputs());
             inputs.put(ModelShape.IDS, idsTensor);
             inputs.put(ModelShape.MASK, mask);
-            if (grows) {
-                Map<String, OnnxTensor> own = Collections.singletonMap(ModelShape.LOGITS, logitsTensor);
-                cache.take(session.run(inputs, presentNames, own, running), presentNames, width);
-            } else {
-                Map<String, OnnxTensor> own = new LinkedHashMap<>(cache.outputs());
-                own.put(ModelShape.LOGITS, logitsTensor);
-                session.run(inputs, Collections.<String>emptySet(), own, running);
-            }
+            session.run(inputs, Collections.<String>emptySet(), outputs, running).close();
         }
-    }
-
-    /**
-     * The attention mask, one row of `width`. ONNX Runtime makes caches as long as the mask is wide, and the graph
-     * reads from the mask how many tokens there are and which of the last columns are new; so a mask with a hole
-     * in the middle makes longer caches without another value changing.
-     */
-    private LongBuffer mask(int fresh, int total, int width) {
-        if (width == total) {
-            ones.limit(total);
-            return ones;
-        }
-        LongBuffer mask = longs(width);
-        fill(mask, 0, total - fresh, 1);
-        fill(mask, width - fresh, width, 1);
-        return mask;
     }
 
     private LongBuffer idsOf(int[] ids) {
@@ -290,11 +266,5 @@ public final class OrtEngine implements Engine {
 
     private static FloatBuffer floats(int count) {
         return ByteBuffer.allocateDirect(4 * count).order(ByteOrder.nativeOrder()).asFloatBuffer();
-    }
-
-    private static void fill(LongBuffer buffer, int from, int to, long value) {
-        for (int i = from; i < to; i++) {
-            buffer.put(i, value);
-        }
     }
 }
