@@ -1,5 +1,7 @@
 """Compiles the demo's Java parts and runs their tests on the JVM: `python android_demo/jvm.py core`.
 
+`python android_demo/jvm.py host` builds the command line that runs bundles here (host/host_build.py).
+
 Needs a JDK of version 17 or later and, for the first run, Debian's apt-get and dpkg-deb to fetch JUnit.
 """
 
@@ -15,7 +17,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("QEXPORT_CACHE") or Path.home() / ".cache" / "qexport") / "android"
-PARTS = ("core",)
+PARTS = ("core", "host")
 TEST_PACKAGES = ("junit4", "libhamcrest-java")
 JARS = ("junit4.jar", "hamcrest.jar")
 
@@ -97,15 +99,17 @@ def test_jars() -> list[Path]:
     return jars
 
 
-def compile_java(sources: Path, classes: Path, release: int, classpath: list[Path]) -> None:
-    """All of a folder's classes; any warning is an error."""
+def compile_java(
+    sources: Path, classes: Path, release: int, classpath: list[Path], lint: tuple[str, ...] = ()
+) -> None:
+    """All of a folder's classes; any warning is an error, but for the kinds that `lint` takes out."""
     files = sorted(str(path) for path in sources.rglob("*.java"))
     if not files:
         raise Failed(f"{sources}: no Java files; is the checkout complete?")
     javac = tool("javac", "install a JDK of version 17 or later (Debian: openjdk-17-jdk-headless)")
     # options: later JDKs call release 8 itself old; path: JUnit's manifest names a jar that Debian names otherwise
-    lint = "-Xlint:all,-options,-path"
-    command = [javac, "--release", str(release), "-encoding", "UTF-8", lint, "-Werror", "-d", str(classes)]
+    kinds = "-Xlint:" + ",".join(("all", "-options", "-path", *lint))
+    command = [javac, "--release", str(release), "-encoding", "UTF-8", kinds, "-Werror", "-d", str(classes)]
     if classpath:
         command += ["-cp", os.pathsep.join(map(str, classpath))]
     run([*command, *files], f"compiling {sources.relative_to(HERE)}")
@@ -134,6 +138,15 @@ def test(part: str, build: Path, cases: Path | None) -> None:
     run([*command, "org.junit.runner.JUnitCore", *names], f"testing {part}")
 
 
+def build_host(build: Path) -> None:
+    """The host parts; a module of their own, since only they need npm and a C compiler."""
+    sys.modules.setdefault("jvm", sys.modules[__name__])  # this file, also when it runs as the program
+    sys.path.insert(0, str(HERE / "host"))
+    import host_build as host
+
+    host.build_all(build)
+
+
 def main() -> int:
     """The command line; 1 with a message on standard error when something failed."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -145,7 +158,10 @@ def main() -> int:
         for part in arguments.parts or PARTS:
             if part not in PARTS:
                 raise Failed(f"there is no part {part}; choose of {', '.join(PARTS)}")
-            test(part, arguments.build.resolve(), arguments.cases and arguments.cases.resolve())
+            if part == "host":
+                build_host(arguments.build.resolve() / "host")
+            else:
+                test(part, arguments.build.resolve(), arguments.cases and arguments.cases.resolve())
     except Failed as failed:
         print(f"jvm.py: {failed}", file=sys.stderr)
         return 1
