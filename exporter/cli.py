@@ -221,6 +221,44 @@ def bench(
 
 
 @cli.command()
+@click.argument("artifacts", type=_PATH, nargs=-1, required=True, metavar="DIR...")
+@click.option(
+    "--app", type=_PATH, required=True, metavar="DIR", help="The app: android_demo of the repository."
+)
+@click.option(
+    "--runtime",
+    type=click.Choice(["onnxruntime", "executorch"]),
+    help="Whose files. [default: the first that an artifact holds]",
+)
+@click.option("--variants", is_flag=True, help="Artifacts of one model are sizes that the app chooses among.")
+@click.option("--license", "licence", type=_PATH, metavar="FILE", help="The model's licence, as text.")
+@click.option("--force", is_flag=True, help="Replace bundles of the same names.")
+def bundle(
+    artifacts: tuple[Path, ...],
+    app: Path,
+    runtime: str | None,
+    variants: bool,
+    licence: Path | None,
+    force: bool,
+) -> None:
+    """Put artifacts, folders that qexport wrote, into the assets of the Android app."""
+    from exporter.bundling import bundle as bundle_into
+    from exporter.bundling import render_bundled
+    from exporter.progress import Stages
+
+    found = bundle_into(
+        artifacts,
+        app,
+        Stages(_console()),
+        runtime=runtime,
+        variants=variants,
+        licence=licence,
+        force=force,
+    )
+    _console(stderr=False).print(render_bundled(found, app))
+
+
+@cli.command()
 @click.option("--chips", is_flag=True, help="The chips that NPU targets are compiled for.")
 @click.option("--json", "as_json", is_flag=True, help="Plain data.")
 def targets(chips: bool, as_json: bool) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, get_args
 
 from rich import box
 from rich.console import Console
@@ -12,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from exporter.backends.npu import vendor
-from exporter.backends.npu.capabilities import TABLES
+from exporter.backends.npu.capabilities import TABLES, Entry
+from exporter.layers import Kind
 from exporter.socs import ETHOS_U, SOCS
 
 _CPU = (
@@ -93,19 +95,27 @@ def packages() -> list[tuple[str, str, str]]:
 
 def _layers(key: str) -> tuple[str, ...]:
     """The capability table in few lines."""
-    lines = []
-    for kind in ("linear", "conv", "embedding"):
-        entries = [entry for entry in TABLES[key] if entry.kind == kind]
-        parts = [
-            " or ".join(dict.fromkeys(getattr(entry, what) for entry in entries))
-            for what in ("weights", "group", "activations")
-        ]
-        oldest = max(entry.oldest_arch for entry in entries)
-        four = f"; int4 from HTP v{oldest} on" if oldest else ""
-        lines.append(
-            f"{kind}: {parts[0]}, {parts[1]}, activations {parts[2]}{four if 'int4' in parts[0] else ''}"
-        )
-    return tuple(lines)
+    whole = [entry for entry in TABLES[key] if not isinstance(entry.group, int)]
+    blocks = [entry for entry in TABLES[key] if isinstance(entry.group, int)]
+    lines = [_line(kind, [entry for entry in whole if entry.kind == kind]) for kind in get_args(Kind)]
+    lines += [
+        _line(f"{kind} in blocks", [entry for entry in blocks if entry.kind == kind])
+        for kind in get_args(Kind)
+    ]
+    return tuple(line for line in lines if line)
+
+
+def _line(what: str, entries: Sequence[Entry]) -> str:
+    """`linear: int8 or int4, channel or tensor, activations static-int8`; "" where there are none."""
+    if not entries:
+        return ""
+    weights, group, activations = (
+        " or ".join(dict.fromkeys(str(getattr(entry, each)) for entry in entries))
+        for each in ("weights", "group", "activations")
+    )
+    oldest = max(entry.oldest_arch for entry in entries)
+    four = f"; int4 from HTP v{oldest} on" if oldest and "int4" in weights else ""
+    return f"{what}: {weights}, {group}, activations {activations}{four}"
 
 
 def _version(package: str) -> str | None:

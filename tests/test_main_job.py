@@ -1,6 +1,8 @@
 """The main job on a real language model, as a person runs it: one process, both runtimes, everything shown."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -188,3 +190,100 @@ def test_a_truncated_gguf_is_refused(tmp_path):
     assert f"{short}: cannot be read as GGUF (" in done.stderr
     assert "The file may be truncated" in done.stderr and "Traceback" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["short.gguf"]
+
+
+# three of them not English
+PROMPTS = (
+    QUESTION,
+    "Was ist ein Leuchtturm?",
+    "Quelle est la couleur du ciel ?",
+    "Сколько будет два плюс два?",
+    "Write a short poem about the sea.",
+)
+ANSWER = 64  # tokens
+
+
+@pytest.fixture(scope="module")
+def bundled(job, tmp_path_factory):
+    """(the app's folder of the model, the command that runs the app's classes on it with ONNX Runtime's own library)"""
+    import onnxruntime
+
+    require_java()
+    app = tmp_path_factory.mktemp("app")
+    (app / "app").mkdir()
+    shutil.copy(ROOT / "android_demo/app/runtimes.json", app / "app")
+    done = qexport("bundle", job[0], "--app", app, "--runtime", "onnxruntime")
+    assert done.returncode == 0, done.stderr
+    (library,) = Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so*")
+    command = [sys.executable, "android_demo/jvm.py", "host", "--build", app / "build", "--library", library]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    java, *rest = json.loads(done.stdout.splitlines()[-1])
+    (folder,) = (app / "app/src/main/assets/models").iterdir()
+    return folder, [java, "-Xmx64m", *rest]  # the model alone has twice as much
+
+
+def require_java() -> None:
+    """A JDK and gcc. Without them: a skip on a laptop, a failure in CI."""
+    missing = [name for name in ("javac", "gcc", "npm") if shutil.which(name) is None]
+    if missing and os.environ.get("CI") == "true":
+        pytest.fail(f"{', '.join(missing)}: not on this machine")
+    if missing:
+        pytest.skip(f"{', '.join(missing)}: not on this machine")
+
+
+def greedy_in_python(folder, prompt):
+    """Ids of the answer, by ONNX Runtime's Python package on the app's own file."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 2
+    session = onnxruntime.InferenceSession(folder / "model.ort", options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    text = json.loads((folder / "bundle.json").read_text())["text"]
+    empty = np.zeros((1, text["kv_heads"], 0, text["head_size"]), np.float32)
+    past = {port.name: empty for port in session.get_inputs() if port.name.startswith("past")}
+    new, total, answer = prompt, 0, []
+    while len(answer) < ANSWER and not set(answer) & set(text["stop_ids"]):
+        total += len(new)
+        feed = {"input_ids": np.array([new]), "attention_mask": np.ones((1, total), np.int64), **past}
+        found = dict(zip(names, session.run(None, feed), strict=True))
+        past = {name: found[name.replace("past_key_values", "present")] for name in past}
+        answer.append(int(found["logits"][0, -1].argmax()))
+        new = answer[-1:]
+    return answer
+
+
+def test_the_apps_classes_answer_token_for_token_as_python(bundled, model):
+    folder, java = bundled
+    given = "".join(f"{prompt}\n" for prompt in PROMPTS)
+    done = subprocess.run(
+        [*java, "chat", folder, str(ANSWER), "2"],
+        input=given,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(found) == len(PROMPTS)
+    for prompt, each in zip(PROMPTS, found, strict=True):
+        messages = [{"role": "user", "content": prompt}]
+        ids = model.tokenizer().apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        assert each["prompt"] == ids
+        assert each["answer"] == greedy_in_python(folder, ids)
+
+
+def test_the_apps_golden_replay(bundled, tmp_path):
+    """Passes, and says what is wrong with another byte in the model."""
+    folder, java = bundled
+    done = subprocess.run([*java, "replay", folder, "2"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    content = bytearray((broken / "model.ort").read_bytes())
+    content[len(content) // 2] ^= 1
+    (broken / "model.ort").write_bytes(content)
+    done = subprocess.run([*java, "replay", broken, "2"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "model.ort" in done.stderr
+    assert "Exception" not in done.stderr

@@ -114,9 +114,10 @@ def lower(
             if source.name in TOKENIZER_FILES:
                 shutil.copyfile(source, folder / source.name)
     progress("writing the program", 1.0)
-    programs = (
-        {} if skeleton.task == "text-generation" else {"programs": {"forward": described_examples(skeleton)}}
-    )
+    if skeleton.task == "text-generation":
+        programs = {"text": text_facts(skeleton)}
+    else:
+        programs = {"programs": {"forward": described_examples(skeleton)}}
     return {
         "operators": operators,
         **programs,
@@ -126,6 +127,17 @@ def lower(
         # ExecuTorch promises that newer runtimes run older programs, not the reverse.
         "min_runtime": version("executorch"),
         "passes": passes,
+    }
+
+
+def text_facts(skeleton: Skeleton) -> dict[str, object]:
+    """What an app must know of a language model; `kv_heads` and `head_size` for each layer that keeps any."""
+    shapes = cache_shapes(skeleton.config)
+    return {
+        "vocab": int(skeleton.config.get_text_config().vocab_size),
+        "stop_ids": _end_tokens(skeleton),
+        "kv_heads": [shape.kv_heads for shape in shapes],
+        "head_size": [shape.head_size for shape in shapes],
     }
 
 

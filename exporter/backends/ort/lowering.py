@@ -12,17 +12,15 @@ import onnx_ir as ir
 from exporter.backends.base import Progress, Target
 from exporter.backends.ort import cache, capabilities, genai, passes, storage, windows
 from exporter.backends.ort.names import LAST_TOKEN, LOGITS_RANGE
+from exporter.backends.ort.ort_format import ORT_FORMAT, write_ort
 from exporter.backends.ort.passes import naming
 from exporter.backends.ort.passes.integers import name_integers, settle_integers
 from exporter.backends.ort.tracing import trace_module, trace_text, with_codes
 from exporter.backends.ort.translation import OPSET, to_onnx
-from exporter.errors import LoweringError
 from exporter.models.skeleton import described_examples
 
 if TYPE_CHECKING:
     from exporter.models.skeleton import Skeleton
-
-ORT_FORMAT = "model.ort"
 
 
 def lower(skeleton: Skeleton, target: Target, folder: Path, progress: Progress) -> Mapping[str, object]:
@@ -71,7 +69,7 @@ def lower(skeleton: Skeleton, target: Target, folder: Path, progress: Progress) 
         facts["sliding_window"] = windows.shorten(folder, slots)
     if target.ort_format:
         progress("converting to ORT format", 0.95)
-        _write_ort_format(folder)
+        write_ort(folder, folder / ORT_FORMAT)
         facts["ort_format"] = (
             f"{ORT_FORMAT} holds its weights inside and needs no {storage.DATA}; ONNX Runtime's writer orders"
             " its tables anew each time, so the file's hash changes from run to run"
@@ -100,19 +98,3 @@ def _min_runtime(skeleton: Skeleton, target: Target, slides: bool, shortened: bo
     if shortened:
         oldest = max(oldest, capabilities.WINDOW_CACHE_RUNTIME)
     return capabilities.show_version(oldest)
-
-
-def _write_ort_format(folder: Path) -> None:
-    """model.ort beside model.onnx, by ONNX Runtime's own converter options. Raises LoweringError."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(folder / ORT_FORMAT)
-    # extended, not all: the last level rewrites for the CPU at hand, and phones have another
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.add_session_config_entry("session.save_model_format", "ORT")
-    options.log_severity_level = 3
-    try:
-        onnxruntime.InferenceSession(folder / storage.MODEL, options, providers=["CPUExecutionProvider"])
-    except Exception as problem:  # onnxruntime's exceptions share no base but Exception
-        raise LoweringError(f"ONNX Runtime cannot write {ORT_FORMAT}: {problem}") from problem

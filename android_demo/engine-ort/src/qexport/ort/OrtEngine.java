@@ -16,8 +16,8 @@ import qexport.core.EngineException;
 import qexport.core.TextModel;
 
 /**
- * A language model that qexport wrote, in ONNX Runtime. The model is read where it is mapped, and keys and values
- * stay in the runtime's memory; Java's heap holds neither.
+ * A language model that qexport wrote, in ONNX Runtime. The model is read where it is mapped, and keys and values lie
+ * outside Java's heap, too (KvCache).
  *
  * <p>One thread may feed while another cancels or closes.
  */

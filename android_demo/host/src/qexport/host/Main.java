@@ -1,15 +1,19 @@
 package qexport.host;
 
+import java.io.BufferedReader;
 import java.io.IOException;
-import java.io.InputStream;
-import java.nio.ByteBuffer;
+import java.io.InputStreamReader;
+import java.io.PrintStream;
+import java.nio.MappedByteBuffer;
 import java.nio.channels.FileChannel;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.nio.file.Paths;
+import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Collections;
 import java.util.List;
-import java.util.Locale;
 import qexport.core.Bundle;
 import qexport.core.BundleCheck;
 import qexport.core.BundleException;
@@ -18,157 +22,102 @@ import qexport.core.EngineException;
 import qexport.core.Golden;
 import qexport.core.GoldenReplay;
 import qexport.core.Sampler;
+import qexport.core.Settings;
 import qexport.core.TextModel;
 import qexport.core.Tokenizer;
 import qexport.core.Tokenizers;
 import qexport.ort.OrtEngine;
 
-/** The app's classes on a desktop JVM: chat, replay the golden values, measure. */
+/**
+ * The app's classes on a JVM: `chat BUNDLE STEPS THREADS` answers each line of standard input greedily and prints the
+ * ids of prompt and answer as JSON; `replay BUNDLE THREADS` repeats the golden prompts and fails where they differ.
+ */
 public final class Main {
-    private static final String USAGE =
-            "usage: chat BUNDLE_DIR (--prompt TEXT | --ids 1,2,3)... [--steps 64] [--threads 2]\n"
-            + "       replay BUNDLE_DIR [--threads 2]\n"
-            + "       speed BUNDLE_DIR [--past 128] [--steps 64] [--threads 2]\n"
-            + "chat prints one line of JSON for each prompt: greedy tokens, stop tokens too, exactly `steps` of them.";
-
     private final Path folder;
-    private final Bundle bundle;
     private final TextModel text;
+    private final Bundle bundle;
     private final Tokenizer tokenizer;
-    private final OrtEngine engine;
+    private final PrintStream out = new PrintStream(System.out, true, StandardCharsets.UTF_8);
 
-    private Main(Path folder, int threads) throws IOException, BundleException, EngineException {
+    private Main(Path folder) throws IOException, BundleException {
         this.folder = folder;
         bundle = Bundle.parse(read("bundle.json"));
-        if (!"onnxruntime".equals(bundle.runtime()) || bundle.text() == null) {
-            throw new BundleException(folder + " is a " + bundle.task() + " bundle for " + bundle.runtime()
-                    + "; this command line runs language models in ONNX Runtime");
-        }
         BundleCheck.verify(bundle, path -> Files.newInputStream(folder.resolve(path)), null);
         text = bundle.text();
         tokenizer = Tokenizers.parse(read(text.tokenizer()));
-        engine = new OrtEngine(mapped(folder.resolve(bundle.model())), text, threads);
     }
 
-    public static void main(String[] given) {
-        int code;
+    /** 0: good, 1: the golden prompts differ, 2: a message on standard error. */
+    public static void main(String[] arguments) {
         try {
-            code = run(given);
-        } catch (BundleException | EngineException | IOException problem) {
-            System.err.println("error: " + problem.getMessage());
-            code = 1;
-        } catch (IllegalArgumentException problem) {
-            System.err.println("error: " + problem.getMessage() + "\n" + USAGE);
-            code = 2;
-        }
-        System.exit(code);
-    }
-
-    private static int run(String[] given) throws IOException, BundleException, EngineException {
-        if (given.length < 2) {
-            throw new IllegalArgumentException("a command and a folder are needed");
-        }
-        Path folder = Path.of(given[1]);
-        Main main = new Main(folder, option(given, "--threads", 2));
-        try {
-            switch (given[0]) {
-                case "chat":
-                    return main.chat(given);
-                case "replay":
-                    return main.replay();
-                case "speed":
-                    return main.speed(option(given, "--past", 128), option(given, "--steps", 64));
-                default:
-                    throw new IllegalArgumentException("no command " + given[0]);
-            }
-        } finally {
-            main.engine.close();
+            Main main = new Main(Paths.get(arguments[1]));
+            boolean good = arguments[0].equals("replay")
+                    ? main.replay(Integer.parseInt(arguments[2]))
+                    : main.chat(Integer.parseInt(arguments[2]), Integer.parseInt(arguments[3]));
+            System.exit(good ? 0 : 1);
+        } catch (IOException | BundleException | EngineException problem) {
+            System.err.println(problem.getMessage());
+            System.exit(2);
         }
     }
 
-    private int chat(String[] given) throws EngineException {
-        int steps = option(given, "--steps", 64);
-        for (int i = 2; i + 1 < given.length; i++) {
-            if (given[i].equals("--prompt")) {
-                answer(new Chat(text, tokenizer).encode(List.of(new Chat.Message("user", given[i + 1]))), steps);
-            } else if (given[i].equals("--ids")) {
-                answer(Arrays.stream(given[i + 1].split(",")).mapToInt(Integer::parseInt).toArray(), steps);
+    private boolean chat(int steps, int threads) throws IOException, EngineException {
+        BufferedReader lines = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
+        Chat chat = new Chat(text, tokenizer);
+        try (OrtEngine engine = open(threads)) {
+            for (String line = lines.readLine(); line != null; line = lines.readLine()) {
+                int[] prompt = chat.encode(Collections.singletonList(new Chat.Message("user", line)));
+                engine.reset();
+                long start = System.nanoTime();
+                List<Integer> answer = new ArrayList<>();
+                double rate = answer(engine, prompt, steps, answer);
+                out.printf("{\"prompt\": %s, \"answer\": %s, \"seconds\": %.4f, \"tokens_per_second\": %.2f}%n",
+                        Arrays.toString(prompt), answer, (System.nanoTime() - start) / 1e9, rate);
             }
         }
-        return 0;
+        return true;
     }
 
-    private int replay() throws IOException, BundleException, EngineException {
-        Golden golden = Golden.parse(read(bundle.golden()), "x86_64", text.vocab());
-        List<GoldenReplay.Result> results = GoldenReplay.run(golden, engine, text, tokenizer, null);
-        int failed = 0;
-        for (GoldenReplay.Result result : results) {
-            failed += result.passed() ? 0 : 1;
-            System.out.printf(Locale.ROOT, "%s  %d of %d tokens, logits within %.4f of %.4f  %s%n",
-                    result.passed() ? "passed" : "FAILED", result.sameTokens(), result.tokens(), result.logitError(),
-                    golden.tolerance(), result.passed() ? result.text() : result.failure());
-        }
-        System.out.println(results.size() - failed + " of " + results.size() + " prompts passed");
-        return failed == 0 ? 0 : 1;
-    }
-
-    private int speed(int past, int steps) throws EngineException {
-        int[] prompt = new int[past];
-        for (int i = 0; i < past; i++) {
-            prompt[i] = (i * 37 + 1) % text.vocab();
-        }
-        answer(prompt, steps);  // the first pass compiles and touches pages
-        answer(prompt, steps);
-        return 0;
-    }
-
-    /** Greedy tokens after a prompt, as one line of JSON. */
-    private void answer(int[] prompt, int steps) throws EngineException {
+    /** Adds the greedy ids to `answer`, the stop token among them; tokens a second behind the first. */
+    private double answer(OrtEngine engine, int[] prompt, int steps, List<Integer> answer) throws EngineException {
+        Sampler sampler = new Sampler(Settings.greedy(steps));
         float[] logits = new float[text.vocab()];
-        int[] made = new int[steps];
-        long[] times = new long[steps];
-        engine.reset();
-        long start = System.nanoTime();
         engine.feed(prompt, logits);
-        long first = System.nanoTime();
-        for (int i = 0; i < steps; i++) {
-            made[i] = Sampler.greedy(logits);
-            long before = System.nanoTime();
-            engine.feed(new int[] {made[i]}, logits);
-            times[i] = System.nanoTime() - before;
+        answer.add(sampler.next(logits));
+        long start = System.nanoTime();
+        while (answer.size() < steps && !isStop(answer.get(answer.size() - 1))) {
+            engine.feed(new int[] {answer.get(answer.size() - 1)}, logits);
+            answer.add(sampler.next(logits));
         }
-        double seconds = (System.nanoTime() - first) / 1e9;
-        Arrays.sort(times);
-        Runtime heap = Runtime.getRuntime();
-        System.out.printf(Locale.ROOT,
-                "{\"ids\": %s, \"prompt_tokens\": %d, \"prefill_s\": %.4f, \"tokens_per_s\": %.2f,"
-                        + " \"median_step_ms\": %.3f, \"heap_bytes\": %d, \"runtime\": \"%s\"}%n",
-                Arrays.toString(made), prompt.length, (first - start) / 1e9, steps / seconds, times[steps / 2] / 1e6,
-                heap.totalMemory() - heap.freeMemory(), engine.runtimeVersion());
+        return (answer.size() - 1) * 1e9 / (System.nanoTime() - start);
     }
 
-    private String read(String name) throws IOException {
-        try (InputStream file = Files.newInputStream(folder.resolve(name))) {
-            return new String(file.readAllBytes(), StandardCharsets.UTF_8);
-        }
+    private boolean isStop(int id) {
+        return Arrays.stream(text.stopIds()).anyMatch(stop -> stop == id);
     }
 
-    private static ByteBuffer mapped(Path file) throws IOException {
-        try (FileChannel channel = FileChannel.open(file)) {
-            return channel.map(FileChannel.MapMode.READ_ONLY, 0, channel.size());
-        }
-    }
-
-    private static int option(String[] given, String name, int otherwise) {
-        for (int i = 2; i + 1 < given.length; i++) {
-            if (given[i].equals(name)) {
-                int value = Integer.parseInt(given[i + 1]);
-                if (value < 1) {
-                    throw new IllegalArgumentException(name + " " + value + ": at least 1");
-                }
-                return value;
+    private boolean replay(int threads) throws IOException, BundleException, EngineException {
+        Golden golden = Golden.parse(read(bundle.golden()), "x86_64", text.vocab());
+        boolean good = true;
+        try (OrtEngine engine = open(threads)) {
+            for (GoldenReplay.Result result : GoldenReplay.run(golden, engine, text, tokenizer, null)) {
+                good &= result.passed();
+                out.printf("%s: %d of %d tokens, largest difference of a logit %.3f%s%n",
+                        result.text().replace('\n', ' '), result.sameTokens(), result.tokens(),
+                        result.logitError(), result.passed() ? "" : ": " + result.failure());
             }
         }
-        return otherwise;
+        return good;
+    }
+
+    private OrtEngine open(int threads) throws IOException, EngineException {
+        try (FileChannel file = FileChannel.open(folder.resolve(bundle.model()))) {
+            MappedByteBuffer mapped = file.map(FileChannel.MapMode.READ_ONLY, 0, file.size());
+            return new OrtEngine(mapped, text, threads);
+        }
+    }
+
+    private String read(String path) throws IOException {
+        return new String(Files.readAllBytes(folder.resolve(path)), StandardCharsets.UTF_8);
     }
 }

@@ -1,0 +1,93 @@
+"""golden.json: inputs and what the runtime gave for them on this host, for the app to replay.
+
+How far a phone may lie from that. Rounding activations to int8 moved this host's outputs away from those with float
+activations by at most d; kernels for ARM round by other steps (a relative error of 7e-3 against 5e-3 for int4 in
+ONNX Runtime), so they move theirs about as far, in a direction of their own. The two then lie within 2 d.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from exporter.bundling.artifact import Artifact
+from exporter.errors import ArtifactError
+
+COLUMN = "x86_64"
+_EXACT = "dequantised"  # PyTorch, the same integers, float activations
+_FLOAT = "the float model"
+_LEAST = (
+    0.01  # of a logit: kernels with float activations sum in other orders, and golden logits have 4 digits
+)
+_WHY = (
+    "{what} moved by up to {moved} on this host, from {origin}; ARM's kernels round activations by other steps and "
+    "move theirs as far in a direction of their own, so the two may lie twice that apart"
+)
+
+
+def golden(artifact: Artifact) -> dict[str, Any]:
+    """golden.json's content. Raises ArtifactError where the artifact has no golden vectors of the runtime."""
+    path = artifact.folder / "golden" / "vectors.json"
+    try:
+        data = json.loads(path.read_text("utf-8"))
+        found = _prompts(artifact, data) if "prompts" in data else _examples(artifact, data)
+    except (OSError, ValueError, KeyError) as problem:
+        raise ArtifactError(
+            f"{path}: no golden vectors of {artifact.runtime} can be read ({type(problem).__name__}: {problem}); "
+            "export again with --force"
+        ) from problem
+    return {"schema": 1, "columns": [COLUMN], **found}
+
+
+def _prompts(artifact: Artifact, data: Mapping[str, Any]) -> dict[str, Any]:
+    prompts, moved = [], 0.0
+    for entry in data["prompts"]:
+        ours, exact = entry["models"][artifact.runtime], entry["models"].get(_EXACT)
+        values = {key: ours[key] for key in ("greedy", "top_ids", "top_logits")}
+        prompts.append({"text": entry["prompt"], "input_ids": entry["input_ids"], "values": {COLUMN: values}})
+        if exact:
+            there = dict(zip(exact["top_ids"], exact["top_logits"], strict=True))
+            both = zip(ours["top_ids"], ours["top_logits"], strict=True)
+            moved = max([moved, *(abs(logit - there[number]) for number, logit in both if number in there)])
+    return {"tolerance": _of_logits(moved, "float activations"), "prompts": prompts}
+
+
+def _of_logits(moved: float, origin: str) -> dict[str, Any]:
+    limit = max(_LEAST, math.ceil(200 * moved) / 100)
+    return {
+        "logits": limit,
+        "why": _WHY.format(what="the largest logits", moved=f"{moved:.4f}", origin=origin),
+    }
+
+
+def _examples(artifact: Artifact, data: Mapping[str, Any]) -> dict[str, Any]:
+    """An encoder's: a vector, or the largest logits, of each text."""
+    examples = [
+        {
+            "text": entry["text"],
+            "inputs": entry["inputs"],
+            "values": {COLUMN: entry["outputs"][artifact.runtime]},
+        }
+        for entry in data["examples"]
+    ]
+    return {"tolerance": _of_examples(artifact), "examples": examples}
+
+
+def _of_examples(artifact: Artifact) -> dict[str, Any]:
+    """From the ladder: how far the shipped file lies from the float model, quantised weights included."""
+    rungs = artifact.summary["parity"]["rungs"]
+    result = next(
+        rung["result"]
+        for rung in rungs
+        if rung["kind"] == "shipped" and rung["candidate"] == artifact.runtime
+    )
+    if result.get("cosine_min") is None:
+        return _of_logits(float(result["max_abs"]), _FLOAT)
+    angle = math.acos(min(1.0, result["cosine_min"]))
+    limit = math.floor(1e4 * math.cos(min(math.pi / 2, 2 * angle))) / 1e4
+    return {
+        "cosine": limit,
+        "why": _WHY.format(what="vectors", moved=f"{math.degrees(angle):.2f}°", origin=_FLOAT),
+    }
