@@ -3,6 +3,9 @@
     python android_demo/jvm.py core                   compile the core, run its tests
     python android_demo/jvm.py host --library FILE    also the engine, for an ONNX Runtime library of this machine;
                                                       prints the command that runs host/src/qexport/host/Main.java
+    python android_demo/jvm.py et --executorch DIR    host/et_run, which runs .pte files, for the ExecuTorch of an
+                                                      unpacked or installed wheel; --compiler aarch64-linux-gnu-g++
+                                                      with ARM's wheel makes a program for emulation
 
 Needs a JDK of version 17 or later, gcc for the host and, for the first run, Debian's apt-get and dpkg-deb or npm.
 """
@@ -22,10 +25,11 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("QEXPORT_CACHE") or Path.home() / ".cache" / "qexport") / "android"
-PARTS = ("core", "host")
+PARTS = ("core", "host", "et")
 AAR = "package/Plugins/Android/onnxruntime.aar"
 TEST_PACKAGES = ("junit4", "libhamcrest-java")
 JARS = ("junit4.jar", "hamcrest.jar")
+EXECUTORCH = ("", "_backend_xnnpack", "_kernels_optimized", "_kernels_quantized", "_threadpool")
 
 
 class Failed(Exception):
@@ -118,10 +122,7 @@ def aar(build: Path) -> Path:
 
 
 def host(build: Path, library: Path) -> list[str]:
-    """Compiles core, engine and host; the command that runs host/src/qexport/host/Main.java against the library.
-
-    The shim of Java's natives is linked with the very library that it loads: its symbols carry the version.
-    """
+    """Compiles core, engine and host; the command that runs host/src/qexport/host/Main.java against the library."""
     if not library.is_file():
         raise Failed(
             f"{library}: is no library; pass the libonnxruntime.so of an ONNX Runtime of this machine"
@@ -141,13 +142,33 @@ def host(build: Path, library: Path) -> list[str]:
         f"-I{java_home / 'include' / 'linux'}",
     ]
     shim += [str(HERE / "host" / "shim.c"), "-o", str(libraries / "libonnxruntime4j_jni.so")]
-    run([*shim, f"-L{libraries}", "-lonnxruntime"], "compiling host/shim.c")
+    run([*shim, "-ldl"], "compiling host/shim.c")
     jar = unpacked / "classes.jar"
     compile_java(HERE / "core" / "src", classes, 8, [])
     compile_java(HERE / "engine-ort" / "src", classes, 8, [classes, jar])
     compile_java(HERE / "host" / "src", classes, 17, [classes, jar])
     classpath = os.pathsep.join(map(str, (classes, jar)))
     return [tool("java", ""), f"-Donnxruntime.native.path={libraries}", "-cp", classpath, "qexport.host.Main"]
+
+
+def et_run(build: Path, executorch: Path, compiler: str) -> Path:
+    """Compiles the runner of .pte files against a wheel's folder `executorch`; a run elsewhere needs its lib/ in
+    LD_LIBRARY_PATH."""
+    include, libraries = executorch / "include", executorch / "lib"
+    if not (include.is_dir() and libraries.is_dir()):
+        raise Failed(f"{executorch}: has no include and lib; pass the folder executorch of a wheel")
+    program = build / "host" / "et_run"
+    program.parent.mkdir(parents=True, exist_ok=True)
+    ten = include / "executorch" / "runtime" / "core" / "portable_type" / "c10"
+    command = [tool(compiler, f"install {compiler}"), "-std=c++17", "-O2", "-Wall", "-Werror"]
+    command += ["-DC10_USING_CUSTOM_GENERATED_MACROS", "-DET_EVENT_TRACER_ENABLED"]
+    command += ["-isystem", str(include), "-isystem", str(ten)]
+    command += [str(HERE / "host" / name) for name in ("et_run.cpp", "et_attention.cpp")]
+    command += ["-o", str(program), f"-L{libraries}", f"-Wl,-rpath,{libraries}"]
+    # kernels register themselves when their library loads: nothing else refers to them
+    command += ["-Wl,--no-as-needed", "-Wl,--allow-shlib-undefined"]
+    run([*command, *(f"-lexecutorch{name}" for name in EXECUTORCH)], "compiling host/et_run.cpp")
+    return program
 
 
 def test_jars() -> list[Path]:
@@ -204,6 +225,8 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: core", metavar="part")
     parser.add_argument("--build", type=Path, default=HERE / "build", help="folder for classes")
     parser.add_argument("--library", type=Path, help="ONNX Runtime's library, for the host")
+    parser.add_argument("--executorch", type=Path, help="folder of a wheel, for et")
+    parser.add_argument("--compiler", default="g++", help="for et")
     parser.add_argument("--cases", type=Path, help="folder of core/test/make_samples.py to compare, too")
     arguments = parser.parse_args()
     try:
@@ -214,6 +237,11 @@ def main() -> int:
                 if arguments.library is None:
                     raise Failed("the host needs --library, the libonnxruntime.so that it runs")
                 print(json.dumps(host(arguments.build.resolve(), arguments.library.resolve())))
+                continue
+            if part == "et":
+                if arguments.executorch is None:
+                    raise Failed("et needs --executorch, the folder of an ExecuTorch wheel")
+                print(et_run(arguments.build.resolve(), arguments.executorch.resolve(), arguments.compiler))
                 continue
             test(part, arguments.build.resolve(), arguments.cases and arguments.cases.resolve())
     except Failed as failed:

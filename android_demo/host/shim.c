@@ -288,7 +288,8 @@ static jobject tensor_info(JNIEnv *env, const OrtApi *api, const OrtTensorTypeAn
 
     jlongArray shape = (*env)->NewLongArray(env, (jsize)rank);
     (*env)->SetLongArrayRegion(env, shape, 0, (jsize)rank, (const jlong *)sizes);
-    jobjectArray named = (*env)->NewObjectArray(env, (jsize)rank, (*env)->FindClass(env, "java/lang/String"), NULL);
+    jclass string = (*env)->FindClass(env, "java/lang/String");
+    jobjectArray named = (*env)->NewObjectArray(env, (jsize)rank, string, NULL);
     for (size_t i = 0; i < rank; i++) {
         jstring symbol = (*env)->NewStringUTF(env, symbols[i] ? symbols[i] : "");
         (*env)->SetObjectArrayElement(env, named, (jsize)i, symbol);
@@ -299,6 +300,7 @@ static jobject tensor_info(JNIEnv *env, const OrtApi *api, const OrtTensorTypeAn
     jobject made = (*env)->NewObject(env, class, make, shape, named, JAVA_TYPE[type]);
     (*env)->DeleteLocalRef(env, shape);
     (*env)->DeleteLocalRef(env, named);
+    (*env)->DeleteLocalRef(env, string);
     (*env)->DeleteLocalRef(env, class);
     return made;
 }
@@ -355,40 +357,40 @@ NATIVE(void, OrtSession_closeSession)(JNIEnv *env, jobject self, jlong handle, j
 
 /* ---- OrtSession.run ---- */
 
-/* One side of a run: names as C strings beside the Java array that holds them, and values. */
+/* One side of a run; outputs' values are NULL where the runtime shall make them. */
 typedef struct {
     jsize count;
-    jobjectArray java;
-    const char **names;
-    OrtValue **values; /* outputs: NULL where the runtime shall make one */
+    char **names;
+    OrtValue **values;
 } Values;
 
-static void forget(JNIEnv *env, Values *side) {
-    for (jsize i = 0; side->names && i < side->count; i++) {
-        if (side->names[i] == NULL) continue;
-        jstring name = (*env)->GetObjectArrayElement(env, side->java, i);
-        (*env)->ReleaseStringUTFChars(env, name, side->names[i]);
-        (*env)->DeleteLocalRef(env, name);
-    }
+static void forget(Values *side) {
+    for (jsize i = 0; side->names && i < side->count; i++) free(side->names[i]);
     free(side->names);
     free(side->values);
 }
 
+/* A copy, since Java's own characters cannot be released while an exception is pending; NULL without memory. */
+static char *copied(JNIEnv *env, jstring text) {
+    char *copy = allocated(env, (size_t)(*env)->GetStringUTFLength(env, text) + 1, 1);
+    if (copy) (*env)->GetStringUTFRegion(env, text, 0, (*env)->GetStringLength(env, text), copy);
+    return copy;
+}
+
 /* 1 where all was read; else an exception is pending. */
 static int read_side(JNIEnv *env, Values *side, jlong count, jobjectArray names, jlongArray handles) {
-    *side = (Values){(jsize)count, names, NULL, NULL};
-    side->names = allocated(env, (size_t)count, sizeof(char *));
-    side->values = allocated(env, (size_t)count, sizeof(OrtValue *));
-    jlong *given = (*env)->GetLongArrayElements(env, handles, NULL);
-    if (!side->names || !side->values || !given) return 0;
+    *side = (Values){(jsize)count, NULL, NULL};
+    if (!(side->names = allocated(env, (size_t)count, sizeof(char *)))) return 0;
+    if (!(side->values = allocated(env, (size_t)count, sizeof(OrtValue *)))) return 0;
     for (jsize i = 0; i < side->count; i++) {
+        jlong value;
+        (*env)->GetLongArrayRegion(env, handles, i, 1, &value);
+        side->values[i] = pointer(value);
         jstring name = (*env)->GetObjectArrayElement(env, names, i);
-        side->names[i] = (*env)->GetStringUTFChars(env, name, NULL);
-        side->values[i] = pointer(given[i]);
+        if ((*env)->ExceptionCheck(env) || !(side->names[i] = copied(env, name))) return 0;
         (*env)->DeleteLocalRef(env, name);
     }
-    (*env)->ReleaseLongArrayElements(env, handles, given, JNI_ABORT);
-    return !(*env)->ExceptionCheck(env);
+    return 1;
 }
 
 /* A Java OnnxTensor that owns the value. */
@@ -435,14 +437,15 @@ NATIVE(jbooleanArray, OrtSession_run)
     if (read_side(env, &inputs, input_count, input_names, input_handles) &&
         read_side(env, &outputs, output_count, output_names, output_handles)) {
         OrtStatus *status =
-            api->Run(pointer(session), pointer(options), inputs.names, (const OrtValue *const *)inputs.values,
-                     (size_t)inputs.count, outputs.names, (size_t)outputs.count, outputs.values);
+            api->Run(pointer(session), pointer(options), (const char *const *)inputs.names,
+                     (const OrtValue *const *)inputs.values,
+                     (size_t)inputs.count, (const char *const *)outputs.names, (size_t)outputs.count, outputs.values);
         if (!failed(env, api, status)) {
             owned = hand_over(env, api, &outputs, output_handles, output_values, allocator);
         }
     }
-    forget(env, &inputs);
-    forget(env, &outputs);
+    forget(&inputs);
+    forget(&outputs);
     return owned;
 }
 

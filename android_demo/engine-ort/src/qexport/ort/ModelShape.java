@@ -24,7 +24,7 @@ final class ModelShape {
 
     final List<String> present;
 
-    /** float32, float16 or int8: caches pass from step to step unread, so any type will do. */
+    /** float32, float16 or int8. */
     final OnnxJavaType cacheType;
 
     private ModelShape(List<String> past, List<String> present, OnnxJavaType cacheType) {

@@ -17,7 +17,7 @@ import qexport.core.TextModel;
 
 /**
  * A language model that qexport wrote, in ONNX Runtime. The model is read where it is mapped, and keys and values lie
- * in direct buffers as long as the tokens held need.
+ * outside Java's heap, too (KvCache).
  *
  * <p>One thread may feed while another cancels or closes.
  */
@@ -31,7 +31,8 @@ public final class OrtEngine implements Engine {
     private final OrtSession session;
     private final KvCache cache;
     private final OrtSession.RunOptions running;
-    private final LongBuffer ones; // (context)
+    private final Map<String, OnnxTensor> outputs = new LinkedHashMap<>();
+    private final LongBuffer ones; // (context): its beginning is each step's mask
     private final FloatBuffer logits; // (vocab)
     private final OnnxTensor logitsTensor; // (1, 1, vocab) over it
     private LongBuffer idsBuffer = longs(16); // grows with the longest prompt
@@ -69,9 +70,13 @@ public final class OrtEngine implements Engine {
             ModelShape shape = ModelShape.of(opened, text);
             caches = new KvCache(environment, shape, text);
             ones = longs(text.context());
-            fill(ones, 0, text.context(), 1);
+            for (int i = 0; i < text.context(); i++) {
+                ones.put(i, 1);
+            }
             logits = floats(text.vocab());
             logitsTensor = OnnxTensor.createTensor(environment, logits, new long[] {1, 1, text.vocab()});
+            outputs.putAll(caches.outputs());
+            outputs.put(ModelShape.LOGITS, logitsTensor);
             running = new OrtSession.RunOptions();
         } catch (OrtException problem) {
             closeBoth(opened, caches);
@@ -173,17 +178,14 @@ public final class OrtEngine implements Engine {
     }
 
     /** One run over the ids; logits into their buffer. */
-    private void step(int[] ids) throws OrtException, EngineException {
+    private void step(int[] ids) throws OrtException {
         int total = past + ids.length;
-        cache.hold(past, total);
         ones.limit(total);
         try (OnnxTensor idsTensor = OnnxTensor.createTensor(environment, idsOf(ids), new long[] {1, ids.length});
                 OnnxTensor mask = OnnxTensor.createTensor(environment, ones, new long[] {1, total})) {
             Map<String, OnnxTensor> inputs = new LinkedHashMap<>(cache.inputs());
             inputs.put(ModelShape.IDS, idsTensor);
             inputs.put(ModelShape.MASK, mask);
-            Map<String, OnnxTensor> outputs = new LinkedHashMap<>(cache.outputs());
-            outputs.put(ModelShape.LOGITS, logitsTensor);
             session.run(inputs, Collections.<String>emptySet(), outputs, running).close();
         }
     }
@@ -264,11 +266,5 @@ public final class OrtEngine implements Engine {
 
     private static FloatBuffer floats(int count) {
         return ByteBuffer.allocateDirect(4 * count).order(ByteOrder.nativeOrder()).asFloatBuffer();
-    }
-
-    private static void fill(LongBuffer buffer, int from, int to, long value) {
-        for (int i = from; i < to; i++) {
-            buffer.put(i, value);
-        }
     }
 }
