@@ -34,12 +34,10 @@ TEXTS = [
 ]
 
 
-def cases(tokenizer: Tokenizer, texts: list[str], special: bool, out: Path) -> None:
+def cases(tokenizer: Tokenizer, texts: list[str], out: Path) -> None:
     """One line for each text: it and its ids."""
     with open(out, "w", encoding="utf-8") as file:
-        for text, encoding in zip(
-            texts, tokenizer.encode_batch(texts, add_special_tokens=special), strict=True
-        ):
+        for text, encoding in zip(texts, tokenizer.encode_batch(texts), strict=True):
             file.write(json.dumps({"text": text, "ids": encoding.ids}) + "\n")
 
 
@@ -86,6 +84,95 @@ def train_wordpiece(lowercase: bool) -> Tokenizer:
     return tokenizer
 
 
+def train_pieces() -> Tokenizer:
+    """Characters with byte fallback, as Gemma's tokenizer is made; NFC besides."""
+    special = ["<unk>", "<bos>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(" ", "▁")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=special, limit_alphabet=120, show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    bos = tokenizer.token_to_id("<bos>")
+    tokenizer.post_processor = processors.TemplateProcessing("<bos> $A", special_tokens=[("<bos>", bos)])
+    return tokenizer
+
+
+def train_unknown() -> Tokenizer:
+    """Characters without fallback, and added tokens with every flag."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<unk>"], limit_alphabet=60, show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.add_tokens(
+        [
+            AddedToken("Sylter", normalized=True, lstrip=True),
+            AddedToken("<|im_end|>", normalized=False, rstrip=True),
+            AddedToken("lines", normalized=True, lstrip=True, rstrip=True),
+            AddedToken("am", normalized=True, single_word=True),
+            AddedToken("a", normalized=False, single_word=True),
+        ]
+    )
+    return tokenizer
+
+
+def train_unigram() -> Tokenizer:
+    """As T5's tokenizers are made, with the normalizers that need no table."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.NFKC(),
+            normalizers.Strip(),
+            normalizers.Replace(Regex(" {2,}"), " "),
+            normalizers.Prepend("~"),
+        ]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=400, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXTS[:6], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 1)])
+    return tokenizer
+
+
+def cuts() -> None:
+    """What pre-tokenizers make of the texts: cuts.jsonl, one step for each line."""
+    space = Regex(r"\s")
+    steps: list[pre_tokenizers.PreTokenizer] = [
+        *(
+            pre_tokenizers.Split(space, behavior, invert)
+            for behavior in ("removed", "isolated", "contiguous", "merged_with_previous", "merged_with_next")
+            for invert in (False, True)
+        ),
+        *(pre_tokenizers.Metaspace(prepend_scheme=scheme) for scheme in ("always", "first", "never")),
+        pre_tokenizers.Metaspace(split=False),
+        pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]),
+        pre_tokenizers.Digits(individual_digits=False),
+        pre_tokenizers.BertPreTokenizer(),
+        pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.WhitespaceSplit(),
+                pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False),
+            ]
+        ),
+    ]
+    texts = [text for text in TEXTS if text]
+    with open(SAMPLES / "cuts.jsonl", "w", encoding="utf-8") as file:
+        for step in steps:
+            tokenizer = Tokenizer(models.BPE())
+            tokenizer.pre_tokenizer = step
+            words = [[word for word, _ in step.pre_tokenize_str(text)] for text in texts]
+            described = json.loads(tokenizer.to_str())["pre_tokenizer"]
+            file.write(json.dumps({"pre_tokenizer": described, "texts": texts, "words": words}) + "\n")
+
+
 def small() -> None:
     """The committed samples; a tokenizer is trained where its file is missing: WordPiece's trainer ends up with
     another one each time."""
@@ -113,12 +200,18 @@ def small() -> None:
         path = SAMPLES / f"{name}.json"
         if not path.exists():
             train_bpe(kind).save(str(path))
-        cases(Tokenizer.from_file(str(path)), texts, False, SAMPLES / f"{name}.cases.jsonl")
+        cases(Tokenizer.from_file(str(path)), texts, SAMPLES / f"{name}.cases.jsonl")
     for name, lowercase in (("wordpiece", True), ("wordpiece_cased", False)):
         path = SAMPLES / f"{name}.json"
         if not path.exists():
             train_wordpiece(lowercase).save(str(path))
-        cases(Tokenizer.from_file(str(path)), texts, True, SAMPLES / f"{name}.cases.jsonl")
+        cases(Tokenizer.from_file(str(path)), texts, SAMPLES / f"{name}.cases.jsonl")
+    for name, train in (("pieces", train_pieces), ("unknown", train_unknown), ("unigram", train_unigram)):
+        path = SAMPLES / f"{name}.json"
+        if not path.exists():
+            train().save(str(path))
+        cases(Tokenizer.from_file(str(path)), texts, SAMPLES / f"{name}.cases.jsonl")
+    cuts()
 
 
 def real(path: Path, sources: list[Path], out: Path) -> None:
@@ -135,7 +228,7 @@ def real(path: Path, sources: list[Path], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     text = path.read_text(encoding="utf-8")
     (out / "tokenizer.json").write_text(text, encoding="utf-8")
-    cases(tokenizer, lines, json.loads(text)["model"]["type"] == "WordPiece", out / "cases.jsonl")
+    cases(tokenizer, lines, out / "cases.jsonl")
     print(f"{out}: {len(lines)} lines of {len(sources)} files")
 
 
