@@ -89,6 +89,45 @@ public class GenerationTest {
     }
 
     @Test
+    public void restsBetweenTokens() throws Exception {
+        Generation generation = over(new Samples.Script("abc", 64));
+        generation.pause(30);
+        long start = System.nanoTime();
+        assertEquals(Statistics.End.STOP, generation.run(ids("Hi"), Settings.greedy(50), heard).end());
+        assertTrue(System.nanoTime() - start >= 90_000_000L);
+        assertThrows(IllegalArgumentException.class, () -> generation.pause(-1));
+    }
+
+    @Test
+    public void cancelEndsARest() throws Exception {
+        Generation generation = over(new Samples.Script("abc", 64));
+        generation.pause(600_000);
+        Thread person = new Thread(() -> {
+            try {
+                Thread.sleep(50);
+            } catch (InterruptedException e) {
+                return;
+            }
+            generation.cancel();
+        });
+        person.start();
+        long start = System.nanoTime();
+        assertEquals(Statistics.End.CANCELLED, generation.run(ids("Hi"), Settings.greedy(50), heard).end());
+        assertTrue(System.nanoTime() - start < 60_000_000_000L);
+        assertEquals("a|", heard.text.toString());
+        person.join();
+    }
+
+    @Test
+    public void anInterruptEndsARest() throws Exception {
+        Generation generation = over(new Samples.Script("abc", 64));
+        generation.pause(600_000);
+        Thread.currentThread().interrupt();
+        assertEquals(Statistics.End.CANCELLED, generation.run(ids("Hi"), Settings.greedy(50), heard).end());
+        assertTrue(Thread.interrupted());
+    }
+
+    @Test
     public void whatTheEngineHoldsIsNotFedAgain() throws Exception {
         Samples.Script engine = new Samples.Script("yes", 64);
         Generation generation = over(engine);
