@@ -1,7 +1,6 @@
 package qexport.core;
 
 import java.nio.charset.StandardCharsets;
-import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -17,9 +16,8 @@ final class Bpe implements WordModel {
 
     private final Vocab vocab;
     private final boolean byteLevel;
-    /** (left id, right id) -> (rank, id of the two together). */
-    private final Map<Long, Long> merges = new HashMap<>();
-    private int[] byRank;
+    private final Merges merges;
+    private final int[] byRank;
     private final boolean ignoreMerges;
     /** Null: no byte stands for itself. */
     private final int[] byteIds;
@@ -52,12 +50,13 @@ final class Bpe implements WordModel {
         if (fallback && byteIds == null) {
             throw model.wrong("byte_fallback", "is true, but the vocabulary lacks the token of a byte");
         }
-        readMerges(model);
+        List<?> pairs = model.list("merges");
+        merges = new Merges(pairs.size());
+        byRank = new int[pairs.size()];
+        readMerges(model, pairs);
     }
 
-    private void readMerges(Fields model) throws BundleException {
-        List<?> list = model.list("merges");
-        byRank = new int[list.size()];
+    private void readMerges(Fields model, List<?> list) throws BundleException {
         for (int rank = 0; rank < list.size(); rank++) {
             Object merge = list.get(rank);
             int space = merge instanceof String ? ((String) merge).indexOf(' ') : -1;
@@ -78,7 +77,7 @@ final class Bpe implements WordModel {
             if (leftId == null || rightId == null || both == null) {
                 throw model.wrong("merges[" + rank + "]", "(" + left + " " + right + ") is not in the vocabulary");
             }
-            merges.put(pair(leftId, rightId), pair(rank, both));
+            merges.put(leftId, rightId, rank, both);
             byRank[rank] = both;
         }
     }
@@ -157,11 +156,11 @@ final class Bpe implements WordModel {
             long top = queue.poll();
             int left = (int) top;
             int right = ids[left] < 0 ? n : next[left];
-            Long merge = right < n ? merges.get(pair(ids[left], ids[right])) : null;
-            if (merge == null || merge.intValue() != byRank[(int) (top >> 32)]) {
+            long merge = right < n ? merges.get(ids[left], ids[right]) : Merges.NONE;
+            if (merge == Merges.NONE || (int) merge != byRank[(int) (top >> 32)]) {
                 continue;  // one of the two has been merged meanwhile, and they do not give the same token still
             }
-            ids[left] = merge.intValue();
+            ids[left] = (int) merge;
             ids[right] = -1;
             next[left] = next[right];
             if (next[right] < n) {
@@ -180,13 +179,9 @@ final class Bpe implements WordModel {
     }
 
     private void push(PriorityQueue<Long> queue, int[] ids, int left, int right, int n) {
-        Long merge = right < n ? merges.get(pair(ids[left], ids[right])) : null;
-        if (merge != null) {
-            queue.add(pair((int) (merge >> 32), left));
+        long merge = right < n ? merges.get(ids[left], ids[right]) : Merges.NONE;
+        if (merge != Merges.NONE) {
+            queue.add(Merges.pair((int) (merge >> 32), left));
         }
-    }
-
-    private static long pair(int high, int low) {
-        return (long) high << 32 | low;
     }
 }

@@ -1,17 +1,22 @@
 package qexport.core;
 
 import java.nio.charset.StandardCharsets;
+import java.util.Arrays;
 import java.util.HashMap;
+import java.util.Locale;
 import java.util.Map;
 
 /** Tokens and their ids. */
 final class Vocab {
     private final Map<String, Integer> ids = new HashMap<>();
-    private final Map<Integer, String> tokens = new HashMap<>();
+    private String[] tokens = new String[256];
 
     void add(String token, int id) {
         ids.put(token, id);
-        tokens.put(id, token);
+        if (id >= tokens.length) {
+            tokens = Arrays.copyOf(tokens, Math.max(id + 1, 2 * tokens.length));
+        }
+        tokens[id] = token;
     }
 
     /** Reads the object `vocab`. */
@@ -33,7 +38,7 @@ final class Vocab {
 
     /** Null: not in it. */
     String token(int id) {
-        return tokens.get(id);
+        return id >= 0 && id < tokens.length ? tokens[id] : null;
     }
 
     /** The id of the token that the key names. */
@@ -71,6 +76,6 @@ final class Vocab {
     }
 
     private static String byteToken(int b) {
-        return String.format("<0x%02X>", b);
+        return String.format(Locale.ROOT, "<0x%02X>", b);
     }
 }
