@@ -8,6 +8,7 @@ TEXTS are .jsonl files with a field "text". Then `python android_demo/jvm.py cor
 
 import json
 import random
+import struct
 import sys
 import unicodedata
 from pathlib import Path
@@ -173,6 +174,75 @@ def cuts() -> None:
             file.write(json.dumps({"pre_tokenizer": described, "texts": texts, "words": words}) + "\n")
 
 
+def table() -> bytes:
+    """A precompiled_charsmap of A -> b, é -> e and a line's end -> a space, in SentencePiece's format."""
+    texts = b"b\0e\0 \0"
+    trie = [0] * 2048
+    leaf, free = 1 << 8, iter((0x100, 0x200, 0x300, 0x400, 0x500))
+
+    def put(key: bytes, place: int) -> None:
+        node = 0
+        for number, byte in enumerate(key):
+            node ^= byte
+            offset = next(free)
+            trie[node] = byte | offset << 10 | (leaf if number + 1 == len(key) else 0)
+            node ^= offset
+        trie[node] = place
+
+    put(b"A", 0)
+    put("é".encode(), 2)
+    put(b"\n", 4)
+    return struct.pack(f"<I{len(trie)}I", 4 * len(trie), *trie) + texts
+
+
+def changes() -> None:
+    """What normalizers make of the texts: changes.jsonl, one normalizer for each line."""
+    kinds: list[normalizers.Normalizer] = [
+        *(kind() for kind in (normalizers.NFC, normalizers.NFD, normalizers.NFKC, normalizers.NFKD)),
+        normalizers.Lowercase(),
+        normalizers.StripAccents(),
+        *(normalizers.Strip(left, right) for left in (False, True) for right in (False, True)),
+        normalizers.Prepend("▁"),
+        normalizers.Replace(" ", "$1▁"),
+        normalizers.Replace(Regex(r"\s+"), ""),
+        normalizers.Precompiled(table()),
+        normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()]),
+        normalizers.BertNormalizer(),
+        normalizers.BertNormalizer(lowercase=False, strip_accents=True, clean_text=False),
+        normalizers.BertNormalizer(strip_accents=False, handle_chinese_chars=False),
+    ]
+    texts = [*(text for text in TEXTS if text), "ABA\u0301 é e\u0301 A\u20dd\r\n é\u0301", *strange(10)]
+    with open(SAMPLES / "changes.jsonl", "w", encoding="utf-8") as file:
+        for kind in kinds:
+            tokenizer = Tokenizer(models.BPE())
+            tokenizer.normalizer = kind
+            described = json.loads(tokenizer.to_str())["normalizer"]
+            changed = [kind.normalize_str(text) for text in texts]
+            file.write(json.dumps({"normalizer": described, "texts": texts, "changed": changed}) + "\n")
+
+
+def templates() -> None:
+    """What post-processors put around a text: templates.jsonl, one for each line."""
+    template = processors.TemplateProcessing("<s> $A </s> </s>", special_tokens=[("<s>", 7), ("</s>", 8)])
+    kinds: list[processors.PostProcessor] = [
+        processors.ByteLevel(),
+        template,
+        processors.TemplateProcessing("$A", special_tokens=[]),
+        processors.Sequence([processors.ByteLevel(), template]),
+        processors.BertProcessing(("</s>", 8), ("<s>", 7)),
+        processors.RobertaProcessing(("</s>", 8), ("<s>", 7)),
+    ]
+    with open(SAMPLES / "templates.jsonl", "w", encoding="utf-8") as file:
+        for kind in kinds:
+            tokenizer = Tokenizer.from_file(str(SAMPLES / "bpe.json"))
+            tokenizer.post_processor = kind
+            described = json.loads(tokenizer.to_str())["post_processor"]
+            plain, whole = (
+                tokenizer.encode("a b", add_special_tokens=special).ids for special in (False, True)
+            )
+            file.write(json.dumps({"post_processor": described, "plain": plain, "whole": whole}) + "\n")
+
+
 def small() -> None:
     """The committed samples; a tokenizer is trained where its file is missing: WordPiece's trainer ends up with
     another one each time."""
@@ -212,6 +282,8 @@ def small() -> None:
             train().save(str(path))
         cases(Tokenizer.from_file(str(path)), texts, SAMPLES / f"{name}.cases.jsonl")
     cuts()
+    changes()
+    templates()
 
 
 def real(path: Path, sources: list[Path], out: Path) -> None:

@@ -12,6 +12,7 @@ import java.util.regex.Pattern;
  * values are places among texts that end with a zero byte.
  */
 final class Charsmap {
+    /** Platforms differ on some of more than five bytes, which are taken apart anyway. */
     private static final Pattern GRAPHEME = Pattern.compile("\\X");
     /** Longer graphemes are replaced by single characters only, as in the original. */
     private static final int LONGEST = 5;

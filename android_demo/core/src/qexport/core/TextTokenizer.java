@@ -1,5 +1,6 @@
 package qexport.core;
 
+import java.nio.charset.StandardCharsets;
 import java.util.BitSet;
 
 /** The steps of a tokenizer.json in order: added tokens, normalizer, words, the model's ids, the template. */
@@ -41,6 +42,9 @@ final class TextTokenizer implements Tokenizer {
     @Override
     public byte[] bytesOf(int id) {
         String content = added.contentOf(id);
+        if (content != null && pre.byteLevel()) {
+            return content.getBytes(StandardCharsets.UTF_8);  // added tokens are not written in the byte alphabet
+        }
         String token = content == null ? model.token(id) : content;
         return token == null ? NOTHING : model.bytes(token);
     }
