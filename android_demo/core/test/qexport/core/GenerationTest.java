@@ -1,6 +1,7 @@
 package qexport.core;
 
 import static org.junit.Assert.assertEquals;
+import static org.junit.Assert.assertNull;
 import static org.junit.Assert.assertThrows;
 import static org.junit.Assert.assertTrue;
 
@@ -30,6 +31,7 @@ public class GenerationTest {
         assertEquals("A|é|!|", heard.text.toString());  // 1 is special and not shown
         assertEquals("2/2 ", heard.parts.toString());
         assertEquals(Statistics.End.STOP, statistics.end());
+        assertNull(statistics.end().reason());
         assertEquals(2, statistics.promptTokens());
         assertEquals(2, statistics.fedTokens());
         assertEquals(5, statistics.newTokens());
@@ -49,6 +51,7 @@ public class GenerationTest {
         Samples.Script engine = new Samples.Script("abcdef", 4);
         Statistics statistics = over(engine).run(ids("Hi"), Settings.greedy(50), heard);
         assertEquals(Statistics.End.CONTEXT, statistics.end());
+        assertEquals("The model holds no more tokens; begin a new conversation", statistics.end().reason());
         assertEquals("a|b|c|", heard.text.toString());
         assertEquals(4, engine.past());
     }
