@@ -8,6 +8,7 @@ TEXTS are .jsonl files with a field "text". Then `python android_demo/jvm.py cor
 
 import json
 import random
+import struct
 import sys
 import unicodedata
 from pathlib import Path
@@ -34,12 +35,10 @@ TEXTS = [
 ]
 
 
-def cases(tokenizer: Tokenizer, texts: list[str], special: bool, out: Path) -> None:
+def cases(tokenizer: Tokenizer, texts: list[str], out: Path) -> None:
     """One line for each text: it and its ids."""
     with open(out, "w", encoding="utf-8") as file:
-        for text, encoding in zip(
-            texts, tokenizer.encode_batch(texts, add_special_tokens=special), strict=True
-        ):
+        for text, encoding in zip(texts, tokenizer.encode_batch(texts), strict=True):
             file.write(json.dumps({"text": text, "ids": encoding.ids}) + "\n")
 
 
@@ -86,6 +85,164 @@ def train_wordpiece(lowercase: bool) -> Tokenizer:
     return tokenizer
 
 
+def train_pieces() -> Tokenizer:
+    """Characters with byte fallback, as Gemma's tokenizer is made; NFC besides."""
+    special = ["<unk>", "<bos>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(" ", "▁")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=special, limit_alphabet=120, show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    bos = tokenizer.token_to_id("<bos>")
+    tokenizer.post_processor = processors.TemplateProcessing("<bos> $A", special_tokens=[("<bos>", bos)])
+    return tokenizer
+
+
+def train_unknown() -> Tokenizer:
+    """Characters without fallback, and added tokens with every flag."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<unk>"], limit_alphabet=60, show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.add_tokens(
+        [
+            AddedToken("Sylter", normalized=True, lstrip=True),
+            AddedToken("<|im_end|>", normalized=False, rstrip=True),
+            AddedToken("lines", normalized=True, lstrip=True, rstrip=True),
+            AddedToken("am", normalized=True, single_word=True),
+            AddedToken("a", normalized=False, single_word=True),
+        ]
+    )
+    return tokenizer
+
+
+def train_unigram() -> Tokenizer:
+    """As T5's tokenizers are made, with the normalizers that need no table."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.NFKC(),
+            normalizers.Strip(),
+            normalizers.Replace(Regex(" {2,}"), " "),
+            normalizers.Prepend("~"),
+        ]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=400, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXTS[:6], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 1)])
+    return tokenizer
+
+
+def cuts() -> None:
+    """What pre-tokenizers make of the texts: cuts.jsonl, one step for each line."""
+    space = Regex(r"\s")
+    steps: list[pre_tokenizers.PreTokenizer] = [
+        *(
+            pre_tokenizers.Split(space, behavior, invert)
+            for behavior in ("removed", "isolated", "contiguous", "merged_with_previous", "merged_with_next")
+            for invert in (False, True)
+        ),
+        *(pre_tokenizers.Metaspace(prepend_scheme=scheme) for scheme in ("always", "first", "never")),
+        pre_tokenizers.Metaspace(split=False),
+        pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]),
+        pre_tokenizers.Digits(individual_digits=False),
+        pre_tokenizers.BertPreTokenizer(),
+        pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.WhitespaceSplit(),
+                pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False),
+            ]
+        ),
+    ]
+    texts = [text for text in TEXTS if text]
+    with open(SAMPLES / "cuts.jsonl", "w", encoding="utf-8") as file:
+        for step in steps:
+            tokenizer = Tokenizer(models.BPE())
+            tokenizer.pre_tokenizer = step
+            words = [[word for word, _ in step.pre_tokenize_str(text)] for text in texts]
+            described = json.loads(tokenizer.to_str())["pre_tokenizer"]
+            file.write(json.dumps({"pre_tokenizer": described, "texts": texts, "words": words}) + "\n")
+
+
+def table() -> bytes:
+    """A precompiled_charsmap of A -> b, é -> e and a line's end -> a space, in SentencePiece's format."""
+    texts = b"b\0e\0 \0"
+    trie = [0] * 2048
+    leaf, free = 1 << 8, iter((0x100, 0x200, 0x300, 0x400, 0x500))
+
+    def put(key: bytes, place: int) -> None:
+        node = 0
+        for number, byte in enumerate(key):
+            node ^= byte
+            offset = next(free)
+            trie[node] = byte | offset << 10 | (leaf if number + 1 == len(key) else 0)
+            node ^= offset
+        trie[node] = place
+
+    put(b"A", 0)
+    put("é".encode(), 2)
+    put(b"\n", 4)
+    return struct.pack(f"<I{len(trie)}I", 4 * len(trie), *trie) + texts
+
+
+def changes() -> None:
+    """What normalizers make of the texts: changes.jsonl, one normalizer for each line."""
+    kinds: list[normalizers.Normalizer] = [
+        *(kind() for kind in (normalizers.NFC, normalizers.NFD, normalizers.NFKC, normalizers.NFKD)),
+        normalizers.Lowercase(),
+        normalizers.StripAccents(),
+        *(normalizers.Strip(left, right) for left in (False, True) for right in (False, True)),
+        normalizers.Prepend("▁"),
+        normalizers.Replace(" ", "$1▁"),
+        normalizers.Replace(Regex(r"\s+"), ""),
+        normalizers.Precompiled(table()),
+        normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()]),
+        normalizers.BertNormalizer(),
+        normalizers.BertNormalizer(lowercase=False, strip_accents=True, clean_text=False),
+        normalizers.BertNormalizer(strip_accents=False, handle_chinese_chars=False),
+    ]
+    texts = [*(text for text in TEXTS if text), "ABA\u0301 é e\u0301 A\u20dd\r\n é\u0301", *strange(10)]
+    with open(SAMPLES / "changes.jsonl", "w", encoding="utf-8") as file:
+        for kind in kinds:
+            tokenizer = Tokenizer(models.BPE())
+            tokenizer.normalizer = kind
+            described = json.loads(tokenizer.to_str())["normalizer"]
+            changed = [kind.normalize_str(text) for text in texts]
+            file.write(json.dumps({"normalizer": described, "texts": texts, "changed": changed}) + "\n")
+
+
+def templates() -> None:
+    """What post-processors put around a text: templates.jsonl, one for each line."""
+    template = processors.TemplateProcessing("<s> $A </s> </s>", special_tokens=[("<s>", 7), ("</s>", 8)])
+    kinds: list[processors.PostProcessor] = [
+        processors.ByteLevel(),
+        template,
+        processors.TemplateProcessing("$A", special_tokens=[]),
+        processors.Sequence([processors.ByteLevel(), template]),
+        processors.BertProcessing(("</s>", 8), ("<s>", 7)),
+        processors.RobertaProcessing(("</s>", 8), ("<s>", 7)),
+    ]
+    with open(SAMPLES / "templates.jsonl", "w", encoding="utf-8") as file:
+        for kind in kinds:
+            tokenizer = Tokenizer.from_file(str(SAMPLES / "bpe.json"))
+            tokenizer.post_processor = kind
+            described = json.loads(tokenizer.to_str())["post_processor"]
+            plain, whole = (
+                tokenizer.encode("a b", add_special_tokens=special).ids for special in (False, True)
+            )
+            file.write(json.dumps({"post_processor": described, "plain": plain, "whole": whole}) + "\n")
+
+
 def small() -> None:
     """The committed samples; a tokenizer is trained where its file is missing: WordPiece's trainer ends up with
     another one each time."""
@@ -113,12 +270,20 @@ def small() -> None:
         path = SAMPLES / f"{name}.json"
         if not path.exists():
             train_bpe(kind).save(str(path))
-        cases(Tokenizer.from_file(str(path)), texts, False, SAMPLES / f"{name}.cases.jsonl")
+        cases(Tokenizer.from_file(str(path)), texts, SAMPLES / f"{name}.cases.jsonl")
     for name, lowercase in (("wordpiece", True), ("wordpiece_cased", False)):
         path = SAMPLES / f"{name}.json"
         if not path.exists():
             train_wordpiece(lowercase).save(str(path))
-        cases(Tokenizer.from_file(str(path)), texts, True, SAMPLES / f"{name}.cases.jsonl")
+        cases(Tokenizer.from_file(str(path)), texts, SAMPLES / f"{name}.cases.jsonl")
+    for name, train in (("pieces", train_pieces), ("unknown", train_unknown), ("unigram", train_unigram)):
+        path = SAMPLES / f"{name}.json"
+        if not path.exists():
+            train().save(str(path))
+        cases(Tokenizer.from_file(str(path)), texts, SAMPLES / f"{name}.cases.jsonl")
+    cuts()
+    changes()
+    templates()
 
 
 def real(path: Path, sources: list[Path], out: Path) -> None:
@@ -135,7 +300,7 @@ def real(path: Path, sources: list[Path], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     text = path.read_text(encoding="utf-8")
     (out / "tokenizer.json").write_text(text, encoding="utf-8")
-    cases(tokenizer, lines, json.loads(text)["model"]["type"] == "WordPiece", out / "cases.jsonl")
+    cases(tokenizer, lines, out / "cases.jsonl")
     print(f"{out}: {len(lines)} lines of {len(sources)} files")
 
 

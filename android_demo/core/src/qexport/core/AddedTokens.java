@@ -1,6 +1,5 @@
 package qexport.core;
 
-import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.BitSet;
 import java.util.HashMap;
@@ -24,49 +23,56 @@ final class AddedTokens {
 
     private static final class Token {
         final String content;
+        /** What is looked for: the content, normalized if the text is. */
+        final String sought;
         final int id;
         final boolean special;
+        final boolean singleWord;
+        final boolean stripLeft;
+        final boolean stripRight;
 
-        Token(String content, int id, boolean special) {
+        Token(Fields token, String content, String sought) throws BundleException {
             this.content = content;
-            this.id = id;
-            this.special = special;
+            this.sought = sought;
+            id = token.integer("id", 0, 1 << 24);
+            special = token.bool("special");
+            singleWord = flag(token, "single_word");
+            stripLeft = flag(token, "lstrip");
+            stripRight = flag(token, "rstrip");
         }
     }
 
+    private final TextNormalizer normalizer;
     private final Map<Integer, Token> byId = new HashMap<>();
     private final Map<Character, List<Token>> plain = new HashMap<>();
     private final Map<Character, List<Token>> normalized = new HashMap<>();
 
-    /** Reads `added_tokens`; `normalizer`: whether the tokenizer changes text before it splits it. */
-    AddedTokens(Fields tokenizer, boolean normalizer) throws BundleException {
+    /** Reads `added_tokens`, and normalizes what lies between them. */
+    AddedTokens(Fields tokenizer, TextNormalizer normalizer) throws BundleException {
+        this.normalizer = normalizer;
         if (!tokenizer.has("added_tokens")) {
             return;
         }
         for (Fields token : tokenizer.objects("added_tokens")) {
-            for (String flag : new String[] {"single_word", "lstrip", "rstrip"}) {
-                if (token.has(flag) && token.bool(flag)) {
-                    throw token.wrong(flag, "is true, which this app does not do");
-                }
-            }
-            boolean late = token.has("normalized") && token.bool("normalized");
+            boolean late = flag(token, "normalized");
             String content = token.string("content");
-            if (content.isEmpty()) {
+            Token added = new Token(token, content, late ? normalizer.apply(content) : content);
+            if (added.sought.isEmpty()) {
                 continue;
             }
-            if (late && normalizer) {
-                throw token.wrong("normalized", "is true beside a normalizer, which this app does not do");
-            }
-            Token added = new Token(content, token.integer("id", 0, 1 << 24), token.bool("special"));
             byId.put(added.id, added);
             Map<Character, List<Token>> byFirst = late ? normalized : plain;
-            List<Token> same = byFirst.get(content.charAt(0));
+            List<Token> same = byFirst.get(added.sought.charAt(0));
             if (same == null) {
                 same = new ArrayList<>();
-                byFirst.put(content.charAt(0), same);
+                byFirst.put(added.sought.charAt(0), same);
             }
             same.add(added);
         }
+    }
+
+    private static boolean flag(Fields token, String key) throws BundleException {
+        return token.has(key) && token.bool(key);
     }
 
     boolean isSpecial(int id) {
@@ -74,22 +80,43 @@ final class AddedTokens {
         return token != null && token.special;
     }
 
-    /** The token's own text in UTF-8; null: not an added token. */
-    byte[] bytesOf(int id) {
+    /** The token's own text; null: not an added token. */
+    String contentOf(int id) {
         Token token = byId.get(id);
-        return token == null ? null : token.content.getBytes(StandardCharsets.UTF_8);
+        return token == null ? null : token.content;
     }
 
-    /** Splits the text: first by the tokens that are looked for in it as it is, then by the others. */
+    /**
+     * Splits the text: first by the tokens that are looked for in it as it is; what is between them is normalized and
+     * split by the others. `typed`: the characters of the text that are not to be part of a special token.
+     */
     List<Part> split(String text, BitSet typed) {
         List<Part> result = new ArrayList<>();
         for (Part part : split(new Part(text, -1, 0), plain, typed)) {
             if (part.id >= 0) {
                 result.add(part);
-            } else {
-                result.addAll(split(part, normalized, typed));
+                continue;
             }
+            String changed = normalizer.apply(part.text);
+            if (changed.equals(part.text)) {
+                result.addAll(split(part, normalized, typed));
+                continue;
+            }
+            String first = part.text.substring(0, part.text.offsetByCodePoints(0, 1));
+            // as in the original, what remains when the first character vanishes does not begin the text
+            int start = part.start + (normalizer.apply(first).isEmpty() ? 1 : 0);
+            result.addAll(split(new Part(changed, -1, start), normalized, all(typed, part, start + changed.length())));
         }
+        return result;
+    }
+
+    /** Places in changed text are not those of the original: one typed character makes all of the part typed. */
+    private static BitSet all(BitSet typed, Part part, int end) {
+        if (!touches(typed, part.start, part.text.length())) {
+            return null;
+        }
+        BitSet result = new BitSet();
+        result.set(part.start, end);
         return result;
     }
 
@@ -99,16 +126,24 @@ final class AddedTokens {
         int begin = 0;
         for (int at = 0; at < text.length();) {
             Token found = longest(text, at, tokens.get(text.charAt(at)), whole.start, typed);
-            if (found == null) {
-                at++;
+            int end = found == null ? at + 1 : at + found.sought.length();
+            if (found == null || found.singleWord && !alone(text, at, end)) {
+                at = end;
                 continue;
             }
-            if (at > begin) {
-                result.add(new Part(text.substring(begin, at), -1, whole.start + begin));
+            int start = at;
+            while (found.stripLeft && start > begin && BertText.space(text.charAt(start - 1))) {
+                start--;
             }
-            result.add(new Part(found.content, found.id, whole.start + at));
-            at += found.content.length();
-            begin = at;
+            while (found.stripRight && end < text.length() && BertText.space(text.charAt(end))) {
+                end++;
+            }
+            if (start > begin) {
+                result.add(new Part(text.substring(begin, start), -1, whole.start + begin));
+            }
+            result.add(new Part(found.content, found.id, whole.start + start));
+            at = end;
+            begin = end;
         }
         if (begin < text.length()) {
             result.add(new Part(text.substring(begin), -1, whole.start + begin));
@@ -116,14 +151,26 @@ final class AddedTokens {
         return result;
     }
 
+    private static boolean alone(String text, int start, int end) {
+        return (start == 0 || !ofWord(text.codePointBefore(start)))
+                && (end == text.length() || !ofWord(text.codePointAt(end)));
+    }
+
+    private static boolean ofWord(int c) {
+        int type = Character.getType(c);
+        boolean mark = type == Character.NON_SPACING_MARK || type == Character.ENCLOSING_MARK
+                || type == Character.COMBINING_SPACING_MARK;
+        return Character.isLetterOrDigit(c) || mark || type == Character.CONNECTOR_PUNCTUATION;
+    }
+
     private static Token longest(String text, int at, List<Token> tokens, int start, BitSet typed) {
         Token best = null;
         if (tokens != null) {
             for (Token token : tokens) {
-                int length = token.content.length();
-                boolean longer = best == null || length > best.content.length();
+                int length = token.sought.length();
+                boolean longer = best == null || length > best.sought.length();
                 boolean allowed = !token.special || !touches(typed, start + at, length);
-                if (longer && allowed && text.startsWith(token.content, at)) {
+                if (longer && allowed && text.startsWith(token.sought, at)) {
                     best = token;
                 }
             }

@@ -7,12 +7,14 @@ public final class EnergyPolicy {
         private final boolean run;
         private final int threads;
         private final int pauseMillis;
+        private final int mostRank;
         private final String reason;
 
-        Decision(boolean run, int threads, int pauseMillis, String reason) {
+        Decision(boolean run, int threads, int pauseMillis, int mostRank, String reason) {
             this.run = run;
             this.threads = threads;
             this.pauseMillis = pauseMillis;
+            this.mostRank = mostRank;
             this.reason = reason;
         }
 
@@ -26,9 +28,14 @@ public final class EnergyPolicy {
             return threads;
         }
 
-        /** Pause after each token. */
+        /** Pause after each token, for {@link Generation#pause}. */
         public int pauseMillis() {
             return pauseMillis;
+        }
+
+        /** The largest variant to load next, for {@link VariantChoice#fitting}; what is loaded stays. */
+        public int mostRank() {
+            return mostRank;
         }
 
         /** Why it is less than everything, for a person; null: it is not. */
@@ -40,6 +47,8 @@ public final class EnergyPolicy {
     private static final int LIGHT = 1;
     private static final int MODERATE = 2;
     private static final int SEVERE = 3;
+    private static final int SMALLEST = 0;
+    private static final int MOST_THREADS = 4;
 
     private EnergyPolicy() {
     }
@@ -54,26 +63,36 @@ public final class EnergyPolicy {
      * @param cores the processor's fast cores
      */
     public static Decision decide(int thermal, int battery, boolean charging, boolean powerSave, int cores) {
-        int most = Math.max(1, Math.min(4, cores));
+        int most = most(cores);
         int half = Math.max(1, most / 2);
         if (thermal >= SEVERE) {
-            return new Decision(false, 1, 0, "The device is too hot; let it cool down");
+            return new Decision(false, 1, 0, SMALLEST, "The device is too hot; let it cool down");
         }
         if (!charging && battery >= 0 && battery < 5) {
-            return new Decision(false, 1, 0, "The battery is at " + battery + " %; plug the device in");
+            return new Decision(false, 1, 0, SMALLEST, "The battery is at " + battery + " %; plug the device in");
         }
         if (thermal == MODERATE) {
-            return new Decision(true, half, 50, "The device is warm; answers come more slowly");
+            return new Decision(true, half, 50, SMALLEST, "The device is warm; answers come more slowly");
         }
         if (powerSave && !charging) {
-            return new Decision(true, half, 0, "The device saves power; answers come more slowly");
+            return new Decision(true, half, 0, SMALLEST, "The device saves power; answers come more slowly");
         }
         if (!charging && battery >= 0 && battery < 15) {
-            return new Decision(true, half, 0, "The battery is at " + battery + " %; answers come more slowly");
+            return new Decision(true, half, 0, SMALLEST, "The battery is at " + battery + " %; answers come more slowly");
         }
         if (thermal == LIGHT) {
-            return new Decision(true, Math.max(half, most - 1), 0, "The device is getting warm; one thread rests");
+            return new Decision(true, Math.max(half, most - 1), 0, VariantChoice.ANY_RANK,
+                    "The device is getting warm; one thread rests");
         }
-        return new Decision(true, most, 0, null);
+        return off(cores);
+    }
+
+    /** For a person who switched the policy off: everything, whatever the system reports. */
+    public static Decision off(int cores) {
+        return new Decision(true, most(cores), 0, VariantChoice.ANY_RANK, null);
+    }
+
+    private static int most(int cores) {
+        return Math.max(1, Math.min(MOST_THREADS, cores));
     }
 }

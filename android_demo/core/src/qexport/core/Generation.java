@@ -21,7 +21,9 @@ public final class Generation {
     private final int[] stopIds;
     private final float[] logits;
     private final Ids held = new Ids();
+    private final Object change = new Object();
     private volatile boolean cancelled;
+    private volatile int pauseMillis;
 
     /** For an engine of the given model; the engine should be used through this object only. */
     public Generation(Engine engine, TextModel model, Tokenizer tokenizer) {
@@ -33,7 +35,18 @@ public final class Generation {
 
     /** Ends the answer that is running, from any thread; does nothing to later ones. */
     public void cancel() {
-        cancelled = true;
+        synchronized (change) {
+            cancelled = true;
+            change.notifyAll();
+        }
+    }
+
+    /** From now on rests so long after each token, which saves energy and heat; from any thread. 0: never. */
+    public void pause(int millis) {
+        if (millis < 0) {
+            throw new IllegalArgumentException("The pause is " + millis + " ms; choose 0 (none) or more");
+        }
+        pauseMillis = millis;
     }
 
     /** Answers the prompt until a stop token, the settings' most tokens, a full context or {@link #cancel}. */
@@ -63,7 +76,7 @@ public final class Generation {
             if (!tokenizer.isSpecial(token)) {
                 say(utf8.add(tokenizer.bytesOf(token)), listener);
             }
-            if (cancelled) {
+            if (cancelled || made < settings.maxNewTokens() && rest()) {
                 end = Statistics.End.CANCELLED;
             } else if (made >= settings.maxNewTokens()) {
                 end = Statistics.End.LENGTH;
@@ -82,6 +95,22 @@ public final class Generation {
     public void reset() {
         engine.reset();
         held.clear();
+    }
+
+    /** True when the pause was cut short: cancelled. */
+    private boolean rest() {
+        long end = System.nanoTime() + pauseMillis * 1_000_000L;
+        synchronized (change) {
+            for (long left = end - System.nanoTime(); left > 0 && !cancelled; left = end - System.nanoTime()) {
+                try {
+                    change.wait(left / 1_000_000 + 1);
+                } catch (InterruptedException e) {
+                    Thread.currentThread().interrupt();  // who ends the thread ends the answer
+                    cancelled = true;
+                }
+            }
+        }
+        return cancelled;
     }
 
     /** How many tokens were fed; -1: cancelled. */

@@ -41,7 +41,7 @@ public final class Golden {
             throw golden.wrong("columns", "is empty");
         }
         measuredHere = columns.contains(abi);
-        column = measuredHere ? abi : columns.get(0);
+        column = measuredHere ? abi : nearest(columns, abi);
         tolerance = golden.object("tolerance").real("logits");
         if (!(tolerance >= 0)) {
             throw golden.wrong("tolerance.logits", "is " + tolerance + ", less than 0");
@@ -54,7 +54,17 @@ public final class Golden {
         }
     }
 
-    /** Reads golden.json's text; of its columns the one of this processor, or else the first. */
+    /** One of the same family of processors (arm, x86), or else the first. */
+    private static String nearest(List<String> columns, String abi) {
+        for (String column : columns) {
+            if (abi.length() >= 3 && column.startsWith(abi.substring(0, 3))) {
+                return column;
+            }
+        }
+        return columns.get(0);
+    }
+
+    /** Reads golden.json's text; of its columns the one of this processor, or else the nearest. */
     public static Golden parse(String json, String abi, int vocab) throws BundleException {
         Fields golden = Fields.of("golden.json", json, "write the folder again with `qexport bundle`");
         long schema = golden.number("schema", 1, Integer.MAX_VALUE);

@@ -1,6 +1,7 @@
 package qexport.core;
 
 import java.util.ArrayList;
+import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -10,6 +11,7 @@ public final class Json {
     private static final int MAX_DEPTH = 200;
 
     private final String text;
+    private final Map<String, String> strings = new HashMap<>();
     private int at;
 
     private Json(String text) {
@@ -87,7 +89,7 @@ public final class Json {
     }
 
     private List<Object> array(int depth) throws JsonException {
-        List<Object> result = new ArrayList<>();
+        List<Object> result = new ArrayList<>(2);  // a tokenizer holds half a million pairs
         at++;
         space();
         if (take(']')) {
@@ -108,13 +110,13 @@ public final class Json {
             at++;
         }
         if (take('"')) {
-            return text.substring(start, at - 1);  // nothing escaped
+            return same(text.substring(start, at - 1));  // nothing escaped
         }
         StringBuilder result = new StringBuilder(text.substring(start, at));
         while (at < text.length()) {
             char c = text.charAt(at++);
             if (c == '"') {
-                return result.toString();
+                return same(result.toString());
             }
             if (c < ' ') {
                 at--;
@@ -123,6 +125,15 @@ public final class Json {
             result.append(c == '\\' ? escaped() : c);
         }
         throw wrong("the text ends inside a string");
+    }
+
+    /** Equal strings are one object: a tokenizer names each token several times. */
+    private String same(String string) {
+        String known = strings.get(string);
+        if (known == null) {
+            strings.put(string, string);
+        }
+        return known == null ? string : known;
     }
 
     private char escaped() throws JsonException {

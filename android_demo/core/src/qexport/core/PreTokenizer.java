@@ -1,123 +1,136 @@
 package qexport.core;
 
+import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
-import java.util.regex.PatternSyntaxException;
 
-/** Cuts text into the words that merges stay inside of: each match of a pattern, and what is between matches. */
+/** Cuts text into the words that the model sees one by one: `pre_tokenizer`. */
 final class PreTokenizer {
-    /** Unicode's White_Space, spelled out: what \s means differs between Java and Android. */
-    private static final String SPACE =
-            "\\x09-\\x0d\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
     private static final String GPT2 =
             "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
-    private final List<Pattern> patterns = new ArrayList<>();
-    private boolean prefixSpace;
+    /** Cuts one word into finer ones; `first`: it begins the text. */
+    private interface Step {
+        void split(String word, boolean first, List<String> finer);
+    }
+
+    private final List<Step> steps = new ArrayList<>();
     private boolean byteLevel;
 
-    /** Reads `pre_tokenizer`; what this app does not do is refused by its name. */
+    /** What this app does not do is refused by its name. */
     PreTokenizer(Fields tokenizer) throws BundleException {
-        if (!tokenizer.has("pre_tokenizer")) {
-            throw tokenizer.wrong("pre_tokenizer", "is null; with BPE this app needs ByteLevel");
-        }
-        Fields whole = tokenizer.object("pre_tokenizer");
-        boolean several = whole.string("type").equals("Sequence");
-        List<Fields> steps = several ? whole.objects("pretokenizers") : Collections.singletonList(whole);
-        for (Fields step : steps) {
-            if (byteLevel) {
-                throw step.wrong("type", "is " + step.string("type") + " after ByteLevel, which this app does not do");
-            }
-            add(step);
-        }
-        if (!byteLevel) {
-            throw whole.wrong("type", "is " + whole.string("type") + " without ByteLevel, which this app does not do");
+        if (tokenizer.has("pre_tokenizer")) {
+            add(tokenizer.object("pre_tokenizer"));
         }
     }
 
-    private void add(Fields step) throws BundleException {
-        String type = step.string("type");
-        switch (type) {
-            case "ByteLevel":
-                byteLevel = true;
-                prefixSpace = step.bool("add_prefix_space");
-                if (prefixSpace && !patterns.isEmpty()) {
-                    throw step.wrong("add_prefix_space", "is true after other steps, which this app does not do");
-                }
-                if (!step.has("use_regex") || step.bool("use_regex")) {
-                    patterns.add(Pattern.compile(translate(GPT2)));
-                }
-                break;
-            case "Digits":
-                patterns.add(Pattern.compile(step.bool("individual_digits") ? "\\p{N}" : "\\p{N}+"));
-                break;
-            case "Split":
-                patterns.add(split(step));
-                break;
-            default:
-                throw step.wrong("type", "is " + type + "; this app has ByteLevel, Digits, Split and Sequence");
-        }
+    /** True when words are written in {@link ByteAlphabet}. */
+    boolean byteLevel() {
+        return byteLevel;
     }
 
-    private static Pattern split(Fields step) throws BundleException {
-        String behavior = step.string("behavior");
-        if (!behavior.equals("Isolated") || step.bool("invert")) {
-            throw step.wrong("behavior", "is " + behavior + (step.bool("invert") ? ", inverted" : "")
-                    + "; this app has Isolated");
-        }
-        Fields pattern = step.object("pattern");
-        if (pattern.has("String")) {
-            return Pattern.compile(Pattern.quote(pattern.string("String")));
-        }
-        try {
-            return Pattern.compile(translate(pattern.string("Regex")));
-        } catch (PatternSyntaxException e) {
-            throw pattern.wrong("Regex", "is not one that Java reads: " + e.getDescription());
-        }
-    }
-
-    /** \s and \S by the explicit class, ignored case by Unicode's rules. */
-    static String translate(String regex) {
-        StringBuilder result = new StringBuilder();
-        boolean inClass = false;
-        for (int i = 0; i < regex.length(); i++) {
-            char c = regex.charAt(i);
-            char next = i + 1 < regex.length() ? regex.charAt(i + 1) : 0;
-            if (c == '\\') {
-                i++;
-                if (next == 's') {
-                    result.append(inClass ? SPACE : "[" + SPACE + "]");
-                } else if (next == 'S') {
-                    result.append("[^" + SPACE + "]");  // in a class, too: Java joins nested ones
-                } else {
-                    result.append(c).append(next);
-                }
-                continue;
-            }
-            inClass = c == '[' || inClass && c != ']';
-            result.append(c);
-        }
-        return result.toString().replace("(?i:", "(?iu:");
-    }
-
-    /** The words of `text`, in order; together they are the text. */
-    List<String> split(String text) {
-        boolean prefix = prefixSpace && !text.startsWith(" ");
-        List<String> words = Collections.singletonList(prefix ? " " + text : text);
-        for (Pattern pattern : patterns) {
+    /** The words of `text`, in order; `first`: the text begins with it. */
+    List<String> split(String text, boolean first) {
+        List<String> words = Collections.singletonList(text);
+        for (Step step : steps) {
             List<String> finer = new ArrayList<>();
-            for (String word : words) {
-                split(pattern, word, finer);
+            for (int i = 0; i < words.size(); i++) {
+                step.split(words.get(i), first && i == 0, finer);
             }
             words = finer;
         }
         return words;
     }
 
-    private static void split(Pattern pattern, String text, List<String> result) {
+    private void add(Fields step) throws BundleException {
+        String type = step.string("type");
+        switch (type) {
+            case "Sequence":
+                for (Fields inner : step.objects("pretokenizers")) {
+                    add(inner);
+                }
+                break;
+            case "ByteLevel":
+                addByteLevel(step);
+                break;
+            case "Digits":
+                boolean each = step.bool("individual_digits");
+                addSplit(Pattern.compile(each ? "\\p{N}" : "\\p{N}+"), Behavior.ISOLATED, false);
+                break;
+            case "Split":
+                addSplit(Regexes.of(step, "pattern"), Behavior.of(step), step.bool("invert"));
+                break;
+            case "Metaspace":
+                addMetaspace(step);
+                break;
+            case "WhitespaceSplit":
+                addSplit(Regexes.compile("\\s"), Behavior.REMOVED, false);
+                break;
+            case "BertPreTokenizer":
+                steps.add((word, first, finer) -> BertText.words(word, finer));
+                break;
+            default:
+                throw step.wrong("type", "is " + type + "; this app has BertPreTokenizer, ByteLevel, Digits, "
+                        + "Metaspace, Sequence, Split and WhitespaceSplit");
+        }
+    }
+
+    private void addByteLevel(Fields step) throws BundleException {
+        if (byteLevel) {
+            throw step.wrong("type", "is ByteLevel a second time, which this app does not do");
+        }
+        byteLevel = true;
+        if (step.bool("add_prefix_space")) {
+            steps.add((word, first, finer) -> finer.add(word.startsWith(" ") ? word : " " + word));
+        }
+        if (!step.has("use_regex") || step.bool("use_regex")) {
+            addSplit(Regexes.compile(GPT2), Behavior.ISOLATED, false);
+        }
+        steps.add((word, first, finer) -> finer.add(ByteAlphabet.text(word.getBytes(StandardCharsets.UTF_8))));
+    }
+
+    private void addMetaspace(Fields step) throws BundleException {
+        String mark = step.string("replacement");
+        boolean old = step.has("add_prefix_space") && !step.bool("add_prefix_space");
+        String scheme = step.has("prepend_scheme") ? step.string("prepend_scheme") : old ? "never" : "always";
+        if (!scheme.equals("always") && !scheme.equals("first") && !scheme.equals("never")) {
+            throw step.wrong("prepend_scheme", "is " + scheme + "; this app has always, first and never");
+        }
+        steps.add((word, first, finer) -> {
+            String marked = word.replace(" ", mark);
+            boolean wanted = scheme.equals("always") || scheme.equals("first") && first;
+            finer.add(wanted && !marked.startsWith(mark) ? mark + marked : marked);
+        });
+        if (!step.has("split") || step.bool("split")) {
+            addSplit(Pattern.compile(Pattern.quote(mark)), Behavior.MERGED_WITH_NEXT, false);
+        }
+    }
+
+    private void addSplit(Pattern pattern, Behavior behavior, boolean invert) {
+        steps.add((word, first, finer) -> split(pattern, behavior, invert, word, finer));
+    }
+
+    /** What becomes of a pattern's matches. */
+    private enum Behavior {
+        REMOVED, ISOLATED, CONTIGUOUS, MERGED_WITH_PREVIOUS, MERGED_WITH_NEXT;
+
+        static Behavior of(Fields step) throws BundleException {
+            String name = step.string("behavior");
+            for (Behavior behavior : values()) {
+                if (behavior.name().replace("_", "").equalsIgnoreCase(name)) {
+                    return behavior;
+                }
+            }
+            throw step.wrong("behavior", "is " + name + "; this app has Removed, Isolated, Contiguous, "
+                    + "MergedWithPrevious and MergedWithNext");
+        }
+    }
+
+    private static void split(Pattern pattern, Behavior behavior, boolean invert, String text, List<String> finer) {
+        List<int[]> parts = new ArrayList<>();  // begin, end, 1 for a match
         Matcher matcher = pattern.matcher(text);
         int end = 0;
         while (matcher.find()) {
@@ -125,13 +138,45 @@ final class PreTokenizer {
                 continue;
             }
             if (matcher.start() > end) {
-                result.add(text.substring(end, matcher.start()));
+                parts.add(new int[] {end, matcher.start(), invert ? 1 : 0});
             }
-            result.add(matcher.group());
+            parts.add(new int[] {matcher.start(), matcher.end(), invert ? 0 : 1});
             end = matcher.end();
         }
         if (end < text.length()) {
-            result.add(text.substring(end));
+            parts.add(new int[] {end, text.length(), invert ? 1 : 0});
         }
+        for (int[] part : joined(parts, behavior)) {
+            if (behavior != Behavior.REMOVED || part[2] == 0) {
+                finer.add(text.substring(part[0], part[1]));
+            }
+        }
+    }
+
+    private static List<int[]> joined(List<int[]> parts, Behavior behavior) {
+        if (behavior == Behavior.REMOVED || behavior == Behavior.ISOLATED) {
+            return parts;
+        }
+        boolean backwards = behavior == Behavior.MERGED_WITH_NEXT;
+        if (backwards) {
+            Collections.reverse(parts);
+        }
+        List<int[]> result = new ArrayList<>();
+        int before = behavior == Behavior.CONTIGUOUS ? -1 : 0;  // whether the part before was a match
+        for (int[] part : parts) {
+            boolean join = behavior == Behavior.CONTIGUOUS ? part[2] == before : part[2] == 1 && before == 0;
+            before = part[2];
+            if (!join || result.isEmpty()) {
+                result.add(part);
+            } else if (backwards) {
+                result.get(result.size() - 1)[0] = part[0];
+            } else {
+                result.get(result.size() - 1)[1] = part[1];
+            }
+        }
+        if (backwards) {
+            Collections.reverse(result);
+        }
+        return result;
     }
 }

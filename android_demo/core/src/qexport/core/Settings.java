@@ -38,6 +38,54 @@ public final class Settings {
         this.maxNewTokens = maxNewTokens;
     }
 
+    /**
+     * Reads what a person typed, in digits of any script and with a point or a comma.
+     *
+     * @throws IllegalArgumentException with a message for a person: which field, its text, what it may be
+     */
+    public static Settings parse(String temperature, String topK, String topP, String seed, String maxNewTokens) {
+        return new Settings(real("Temperature", temperature, "0.7"), whole("Top-k", topK, "40"),
+                real("Top-p", topP, "0.9"), number("Seed", seed, "1"), whole("Most new tokens", maxNewTokens, "256"));
+    }
+
+    private static float real(String field, String text, String example) {
+        String plain = plain(field, text, example).replace(',', '.').replace('\u066b', '.');
+        if (!plain.matches("-?([0-9]+\\.?[0-9]*|\\.[0-9]+)")) {
+            throw new IllegalArgumentException(field + " is \"" + text + "\", not a number; write one like " + example);
+        }
+        return Float.parseFloat(plain);
+    }
+
+    private static int whole(String field, String text, String example) {
+        long number = number(field, text, example);
+        if (number != (int) number) {
+            throw new IllegalArgumentException(field + " is " + number + ", at most " + Integer.MAX_VALUE
+                    + "; write one like " + example);
+        }
+        return (int) number;
+    }
+
+    private static long number(String field, String text, String example) {
+        try {
+            return Long.parseLong(plain(field, text, example));
+        } catch (NumberFormatException e) {
+            throw new IllegalArgumentException(
+                    field + " is \"" + text + "\", not a whole number; write one like " + example, e);
+        }
+    }
+
+    /** Without space around it, in ASCII's digits. */
+    private static String plain(String field, String text, String example) {
+        StringBuilder plain = new StringBuilder();
+        for (char c : text.trim().toCharArray()) {
+            plain.append(Character.isDigit(c) ? (char) ('0' + Character.digit(c, 10)) : c);
+        }
+        if (plain.length() == 0) {
+            throw new IllegalArgumentException(field + " is empty; write a number like " + example);
+        }
+        return plain.toString();
+    }
+
     /** Always the likeliest token. */
     public static Settings greedy(int maxNewTokens) {
         return new Settings(0, 0, 1, 0, maxNewTokens);

@@ -5,13 +5,24 @@ public final class Statistics {
     /** Why an answer ended. */
     public enum End {
         /** The model ended it. */
-        STOP,
+        STOP(null),
         /** It reached the settings' most new tokens. */
-        LENGTH,
+        LENGTH("The answer reached the settings' most new tokens; raise them for longer answers"),
         /** The model's context is full. */
-        CONTEXT,
+        CONTEXT("The model holds no more tokens; begin a new conversation"),
         /** It was cancelled. */
-        CANCELLED
+        CANCELLED("The answer was stopped");
+
+        private final String reason;
+
+        End(String reason) {
+            this.reason = reason;
+        }
+
+        /** Why the answer may be unfinished, for a person; null: it is not. */
+        public String reason() {
+            return reason;
+        }
     }
 
     private final int promptTokens;

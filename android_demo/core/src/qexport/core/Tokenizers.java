@@ -6,21 +6,32 @@ public final class Tokenizers {
     }
 
     /**
-     * The tokenizer that the file describes. BPE over bytes gives the text's own ids only; WordPiece puts the ids of
-     * its template ([CLS], [SEP]) around them. Parts that this app does not have are refused by name.
+     * The tokenizer that the file describes: BPE over bytes or characters, WordPiece or Unigram. Parts that this app
+     * does not have are refused by name; truncation and padding are left to the caller.
      */
     public static Tokenizer parse(String tokenizerJson) throws BundleException {
         Fields tokenizer = Fields.of("tokenizer.json", tokenizerJson,
-                "export a model whose tokenizer is byte-level BPE or WordPiece");
-        Fields model = tokenizer.object("model");
-        String type = model.has("type") ? model.string("type") : model.has("merges") ? "BPE" : "unnamed";
+                "export a model whose tokenizer has only parts that this app has");
+        PreTokenizer pre = new PreTokenizer(tokenizer);
+        return new TextTokenizer(tokenizer, pre, model(tokenizer.object("model"), pre.byteLevel()));
+    }
+
+    private static WordModel model(Fields model, boolean byteLevel) throws BundleException {
+        String type = type(model);
         switch (type) {
             case "BPE":
-                return new ByteLevelBpe(tokenizer);
+                return new Bpe(model, byteLevel);
             case "WordPiece":
-                return new WordPiece(tokenizer);
+                return new WordPiece(model);
+            case "Unigram":
+                return new Unigram(model);
             default:
-                throw model.wrong("type", "is " + type + "; this app has BPE and WordPiece");
+                throw model.wrong("type", "is " + type + "; this app has BPE, WordPiece and Unigram");
         }
+    }
+
+    /** Old files do not say it. */
+    private static String type(Fields model) throws BundleException {
+        return model.has("type") ? model.string("type") : model.has("merges") ? "BPE" : "unnamed";
     }
 }

@@ -1,6 +1,7 @@
 package qexport.core;
 
 import static org.junit.Assert.assertEquals;
+import static org.junit.Assert.assertNull;
 import static org.junit.Assert.assertThrows;
 import static org.junit.Assert.assertTrue;
 
@@ -30,6 +31,7 @@ public class GenerationTest {
         assertEquals("A|é|!|", heard.text.toString());  // 1 is special and not shown
         assertEquals("2/2 ", heard.parts.toString());
         assertEquals(Statistics.End.STOP, statistics.end());
+        assertNull(statistics.end().reason());
         assertEquals(2, statistics.promptTokens());
         assertEquals(2, statistics.fedTokens());
         assertEquals(5, statistics.newTokens());
@@ -49,6 +51,7 @@ public class GenerationTest {
         Samples.Script engine = new Samples.Script("abcdef", 4);
         Statistics statistics = over(engine).run(ids("Hi"), Settings.greedy(50), heard);
         assertEquals(Statistics.End.CONTEXT, statistics.end());
+        assertEquals("The model holds no more tokens; begin a new conversation", statistics.end().reason());
         assertEquals("a|b|c|", heard.text.toString());
         assertEquals(4, engine.past());
     }
@@ -86,6 +89,45 @@ public class GenerationTest {
         assertEquals(0, statistics.newTokens());
         engine.before = () -> { };
         assertEquals(344, generation.run(ids("x".repeat(600)), Settings.greedy(50), heard).fedTokens());
+    }
+
+    @Test
+    public void restsBetweenTokens() throws Exception {
+        Generation generation = over(new Samples.Script("abc", 64));
+        generation.pause(30);
+        long start = System.nanoTime();
+        assertEquals(Statistics.End.STOP, generation.run(ids("Hi"), Settings.greedy(50), heard).end());
+        assertTrue(System.nanoTime() - start >= 90_000_000L);
+        assertThrows(IllegalArgumentException.class, () -> generation.pause(-1));
+    }
+
+    @Test
+    public void cancelEndsARest() throws Exception {
+        Generation generation = over(new Samples.Script("abc", 64));
+        generation.pause(600_000);
+        Thread person = new Thread(() -> {
+            try {
+                Thread.sleep(50);
+            } catch (InterruptedException e) {
+                return;
+            }
+            generation.cancel();
+        });
+        person.start();
+        long start = System.nanoTime();
+        assertEquals(Statistics.End.CANCELLED, generation.run(ids("Hi"), Settings.greedy(50), heard).end());
+        assertTrue(System.nanoTime() - start < 60_000_000_000L);
+        assertEquals("a|", heard.text.toString());
+        person.join();
+    }
+
+    @Test
+    public void anInterruptEndsARest() throws Exception {
+        Generation generation = over(new Samples.Script("abc", 64));
+        generation.pause(600_000);
+        Thread.currentThread().interrupt();
+        assertEquals(Statistics.End.CANCELLED, generation.run(ids("Hi"), Settings.greedy(50), heard).end());
+        assertTrue(Thread.interrupted());
     }
 
     @Test

@@ -7,6 +7,7 @@ import static org.junit.Assert.assertThrows;
 import static org.junit.Assert.assertTrue;
 
 import java.util.Arrays;
+import java.util.Collections;
 import org.junit.Test;
 
 public class GoldenReplayTest {
@@ -29,11 +30,13 @@ public class GoldenReplayTest {
     }
 
     @Test
-    public void takesTheColumnOfThisProcessorOrTheFirst() throws Exception {
+    public void takesTheColumnOfThisProcessorOrTheNearest() throws Exception {
         Golden here = golden(GOLDEN, "arm64-v8a");
         assertEquals("arm64-v8a", here.column());
         assertTrue(here.measuredHere());
         assertEquals(0.5, here.tolerance(), 0);
+        assertEquals("arm64-v8a", golden(GOLDEN, "armeabi-v7a").column());
+        assertEquals("x86_64", golden(GOLDEN, "x86").column());
         Golden elsewhere = golden(GOLDEN, "riscv64");
         assertEquals("x86_64", elsewhere.column());
         assertFalse(elsewhere.measuredHere());
@@ -58,6 +61,29 @@ public class GoldenReplayTest {
         GoldenReplay.Result result = replay(tie, "x86_64");
         assertNull(result.failure());
         assertEquals(2, result.sameTokens());
+    }
+
+    @Test
+    public void reports() throws Exception {
+        assertEquals("Self-test passed: 1 of 1 prompts passed\n"
+                + "Tiny (tiny, model.ort sha256 ba7816bf8f01…)\n"
+                + "Phone, Android 15, arm64-v8a, onnxruntime 1.29.0\n"
+                + "Compared with values of arm64-v8a, logits at most 0.500 apart\n"
+                + "ok      Hi: 3 of 3 tokens, largest difference of a logit 0.000\n", report(GOLDEN, "arm64-v8a"));
+        assertEquals("Self-test FAILED: 0 of 1 prompts passed\n"
+                + "Tiny (tiny, model.ort sha256 ba7816bf8f01…)\n"
+                + "Phone, Android 15, riscv64, onnxruntime 1.29.0\n"
+                + "Compared with values of x86_64, logits at most 0.500 apart\n"
+                + "Note: they were not measured on this kind of processor, whose kernels may round otherwise\n"
+                + "FAILED  Hi: 3 of 3 tokens, largest difference of a logit 0.750; token 97 has logit 9.0000, golden is "
+                + "9.7500; at most 0.5000 apart\n", report(GOLDEN.replace("9.25", "9.75"), "riscv64"));
+        assertTrue(GoldenReport.text(Samples.bundle(), golden(GOLDEN, "x86_64"), Collections.emptyList(), "", "x86_64",
+                "").startsWith("Self-test ended early: 0 of 1 prompts passed\n"));
+    }
+
+    private static String report(String json, String abi) throws Exception {
+        return GoldenReport.text(Samples.bundle(), golden(json, abi), Arrays.asList(replay(json, abi)),
+                "Phone, Android 15", abi, "1.29.0");
     }
 
     @Test

@@ -45,6 +45,50 @@ public class PoliciesTest {
     }
 
     @Test
+    public void theNextVariantWhereLoadingFails() throws BundleException {
+        List<Bundle> fitting = VariantChoice.fitting(Arrays.asList(variant(1, 10), variant(2, 100), variant(0, 1)), "g",
+                "arm64-v8a", 64, 50 * MIB, MIB, VariantChoice.ANY_RANK);
+        assertEquals(2, fitting.size());
+        VariantChoice.Loaded<String> loaded = VariantChoice.load(fitting, bundle -> {
+            if (bundle.variantRank() > 0) {
+                throw new EngineException("out of memory");
+            }
+            return "engine";
+        });
+        assertEquals("engine", loaded.value());
+        assertEquals(0, loaded.bundle().variantRank());
+        assertEquals(Arrays.asList("Tiny could not be loaded: out of memory"), loaded.notes());
+        assertEquals(1, VariantChoice.load(fitting, Bundle::variantRank).value().intValue());
+        assertEquals("No variant could be loaded. Tiny could not be loaded: no. Tiny could not be loaded: no",
+                assertThrows(BundleException.class, () -> VariantChoice.load(fitting, bundle -> {
+                    throw new BundleException("no");
+                })).getMessage());
+        assertThrows(BundleException.class,
+                () -> VariantChoice.load(Collections.<Bundle>emptyList(), Bundle::title));
+    }
+
+    @Test
+    public void aLimitOfRankLeavesTheSmallest() throws BundleException {
+        List<Bundle> all = Arrays.asList(variant(2, 1), variant(1, 1), variant(3, 1));
+        for (int most : new int[] {0, 1, 2, 3}) {
+            List<Bundle> fitting = VariantChoice.fitting(all, "g", "arm64-v8a", 64, 50 * MIB, MIB, most);
+            assertEquals(Math.max(1, most), fitting.get(0).variantRank());
+            assertEquals(1, fitting.get(fitting.size() - 1).variantRank());
+        }
+    }
+
+    @Test
+    public void thePolicyLimitsVariantsAndCanBeOff() {
+        assertEquals(VariantChoice.ANY_RANK, EnergyPolicy.decide(0, 80, false, false, 4).mostRank());
+        assertEquals(VariantChoice.ANY_RANK, EnergyPolicy.decide(1, 80, false, false, 4).mostRank());
+        assertEquals(0, EnergyPolicy.decide(2, 80, false, false, 4).mostRank());
+        assertEquals(0, EnergyPolicy.decide(0, 14, false, false, 4).mostRank());
+        assertEquals(0, EnergyPolicy.decide(0, 80, false, true, 4).mostRank());
+        decided(EnergyPolicy.off(8), true, 4, 0, null);
+        assertEquals(VariantChoice.ANY_RANK, EnergyPolicy.off(8).mostRank());
+    }
+
+    @Test
     public void heatAndBatteryLowerTheWork() {
         decided(EnergyPolicy.decide(0, 80, false, false, 8), true, 4, 0, null);
         decided(EnergyPolicy.decide(0, -1, false, false, 1), true, 1, 0, null);

@@ -8,6 +8,7 @@ import java.nio.file.Path;
 import java.nio.file.Paths;
 import java.util.Arrays;
 import java.util.HashMap;
+import java.util.List;
 import java.util.Map;
 
 /** What several tests use: a bundle's text, files in memory, a tokenizer of letters and an engine that follows a script. */
@@ -47,6 +48,15 @@ final class Samples {
 
     static String read(Path path) throws IOException {
         return new String(java.nio.file.Files.readAllBytes(path), StandardCharsets.UTF_8);
+    }
+
+    /** A JSON list of whole numbers. */
+    static int[] ids(Object list) {
+        int[] ids = new int[((List<?>) list).size()];
+        for (int i = 0; i < ids.length; i++) {
+            ids[i] = ((Long) ((List<?>) list).get(i)).intValue();
+        }
+        return ids;
     }
 
     static Map<String, String> contents() {

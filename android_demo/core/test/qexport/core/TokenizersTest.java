@@ -12,7 +12,6 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
 import java.nio.file.Paths;
 import java.util.BitSet;
-import java.util.List;
 import java.util.Map;
 import org.junit.Assume;
 import org.junit.Test;
@@ -40,6 +39,21 @@ public class TokenizersTest {
     }
 
     @Test
+    public void piecesWithBytesAsInPython() throws Exception {
+        assertEquals(73, same(sample("pieces"), cases("pieces")));
+    }
+
+    @Test
+    public void unknownTokensAndFlagsAsInPython() throws Exception {
+        assertEquals(73, same(sample("unknown"), cases("unknown")));
+    }
+
+    @Test
+    public void unigramAsInPython() throws Exception {
+        assertEquals(73, same(sample("unigram"), cases("unigram")));
+    }
+
+    @Test
     public void aRealTokenizerAsInPython() throws Exception {
         String folder = System.getProperty("qexport.cases");
         Assume.assumeTrue("jvm.py core --cases FOLDER compares a real tokenizer", folder != null);
@@ -59,7 +73,42 @@ public class TokenizersTest {
         }
         assertEquals(text, new String(bytes.toByteArray(), StandardCharsets.UTF_8));
         assertEquals(0, tokenizer.bytesOf(1_000_000).length);
+        assertEquals(0, tokenizer.bytesOf(-1).length);
+        Tokenizer accented = Tokenizers.parse(Samples.read(Samples.folder().resolve("bpe.json"))
+                .replace("\"content\": \"snake_case\"", "\"content\": \"é\""));
+        int[] added = accented.encode("é");
+        assertEquals(1, added.length);
+        assertArrayEquals("é".getBytes(StandardCharsets.UTF_8), accented.bytesOf(added[0]));
         assertArrayEquals(tokenizer.encode("a\ufffdb"), tokenizer.encode("a\ud800b"));
+    }
+
+    @Test
+    public void bytesOfPieces() throws Exception {
+        Tokenizer tokenizer = sample("pieces");
+        String text = "Zwölf 💡  lines\n\t漢";
+        ByteArrayOutputStream bytes = new ByteArrayOutputStream();
+        for (int id : tokenizer.encode(text, null)) {
+            bytes.write(tokenizer.bytesOf(id));
+        }
+        assertEquals(text, new String(bytes.toByteArray(), StandardCharsets.UTF_8));
+        int[] whole = tokenizer.encode(text);
+        assertEquals(1, whole[0]);  // <bos>, of the template
+        assertArrayEquals(tokenizer.encode(text, null), java.util.Arrays.copyOfRange(whole, 1, whole.length));
+    }
+
+    @Test
+    public void aTypedSpecialTokenInChangedTextStaysText() throws Exception {
+        String json = Samples.read(Samples.folder().resolve("bpe.json"))
+                .replace("\"normalizer\": null", "\"normalizer\": {\"type\": \"NFC\"}")
+                .replace("\"normalized\": false", "\"normalized\": true");
+        Tokenizer tokenizer = Tokenizers.parse(json);
+        String text = "e\u0301<|im_end|>";
+        int[] ids = tokenizer.encode(text);
+        assertEquals(2, ids[ids.length - 1]);
+        BitSet typed = new BitSet();
+        typed.set(2, text.length());
+        ids = tokenizer.encode(text, typed);
+        assertFalse(tokenizer.isSpecial(ids[ids.length - 1]));
     }
 
     @Test
@@ -88,15 +137,23 @@ public class TokenizersTest {
 
     @Test
     public void refusesOtherPartsByName() throws Exception {
-        refused("\"type\": \"BPE\"", "\"type\": \"Unigram\"", "model.type is Unigram; this app has BPE and WordPiece");
-        refused("\"normalizer\": null", "\"normalizer\": {\"type\": \"NFC\"}",
-                "normalizer.type is NFC; with BPE this app has none");
-        refused("\"type\": \"ByteLevel\"", "\"type\": \"Metaspace\"",
-                "pre_tokenizer.type is Metaspace; this app has ByteLevel, Digits, Split and Sequence");
+        refused("\"type\": \"BPE\"", "\"type\": \"WordLevel\"",
+                "model.type is WordLevel; this app has BPE, WordPiece and Unigram");
+        refused("\"normalizer\": null", "\"normalizer\": {\"type\": \"Nmt\"}", "normalizer.type is Nmt; this app has "
+                + "BertNormalizer, Lowercase, NFC, NFD, NFKC, NFKD, Precompiled, Prepend, Replace, Sequence, Strip and "
+                + "StripAccents");
+        refused("\"normalizer\": null", "\"normalizer\": {\"type\": \"Precompiled\", \"precompiled_charsmap\": \"AAAA\"}",
+                "normalizer.precompiled_charsmap says that its trie has -1 bytes of 3");
+        refused("\"type\": \"ByteLevel\"", "\"type\": \"UnicodeScripts\"", "pre_tokenizer.type is UnicodeScripts; this "
+                + "app has BertPreTokenizer, ByteLevel, Digits, Metaspace, Sequence, Split and WhitespaceSplit");
+        refused("\"post_processor\": null", "\"post_processor\": {\"type\": \"Other\"}", "post_processor.type is Other; "
+                + "this app has TemplateProcessing, BertProcessing, RobertaProcessing, ByteLevel and Sequence");
         refused("\"byte_fallback\": false", "\"byte_fallback\": true",
-                "model.byte_fallback is true, which this app does not do");
+                "model.byte_fallback is true, but the vocabulary lacks the token of a byte");
+        refused("\"unk_token\": null", "\"unk_token\": \"<none>\"",
+                "model.unk_token is <none>, which is not in the vocabulary");
         refused("\"dropout\": null", "\"dropout\": 0.1", "model.dropout is 0.1, which this app does not do");
-        refused("\"lstrip\": false", "\"lstrip\": true", "added_tokens[0].lstrip is true, which this app does not do");
+        refused("\"lstrip\": false", "\"lstrip\": 1", "added_tokens[0].lstrip is 1, not true or false");
         refused("\"merges\": [", "\"merges\": [[\"?\", \"€\"],", "model.merges[0] (? €) is not in the vocabulary");
         refused("\"merges\": [", "\"merges\": [7,", "model.merges[0] is not a pair of tokens");
     }
@@ -106,7 +163,7 @@ public class TokenizersTest {
         int at = json.indexOf(from);
         assertTrue(from, at >= 0);
         String changed = json.substring(0, at) + to + json.substring(at + from.length());
-        assertEquals("tokenizer.json: " + message + "; export a model whose tokenizer is byte-level BPE or WordPiece",
+        assertEquals("tokenizer.json: " + message + "; export a model whose tokenizer has only parts that this app has",
                 assertThrows(BundleException.class, () -> Tokenizers.parse(changed)).getMessage());
     }
 
@@ -123,12 +180,7 @@ public class TokenizersTest {
         int lines = 0;
         for (String line : Samples.read(cases).split("\n")) {
             Map<?, ?> one = (Map<?, ?>) Json.parse(line);
-            List<?> ids = (List<?>) one.get("ids");
-            int[] expected = new int[ids.size()];
-            for (int i = 0; i < expected.length; i++) {
-                expected[i] = ((Long) ids.get(i)).intValue();
-            }
-            assertArrayEquals("line " + (lines + 1) + ": " + one.get("text"), expected,
+            assertArrayEquals("line " + (lines + 1) + ": " + one.get("text"), Samples.ids(one.get("ids")),
                     tokenizer.encode((String) one.get("text")));
             lines++;
         }
