@@ -1,8 +1,10 @@
 """golden.json: inputs and what the runtime gave for them on this host, for the app to replay.
 
 How far a phone may lie from that. Rounding activations to int8 moved this host's outputs away from those with float
-activations by at most d; kernels for ARM round by other steps (a relative error of 7e-3 against 5e-3 for int4 in
-ONNX Runtime), so they move theirs about as far, in a direction of their own. The two then lie within 2 d.
+activations by at most d. Other kernels round by other steps and move theirs in a direction of their own, and not
+always as far: int4 products of ONNX Runtime have a relative error of 7.2e-3 on ARM and 5.0e-3 here (one layer's
+product against float64, K 512, N 1024, blocks of 32). The two then lie within (1 + 1.44) d. An older runtime on the
+same host is such a case, too: ONNX Runtime 1.29 lies up to 2.14 d from 1.32 for SmolLM2-135M.
 """
 
 from __future__ import annotations
@@ -21,9 +23,10 @@ _FLOAT = "the float model"
 _LEAST = (
     0.01  # of a logit: kernels with float activations sum in other orders, and golden logits have 4 digits
 )
+_APART = 1 + 7.2e-3 / 5.0e-3  # in units of d, see above
 _WHY = (
-    "{what} moved by up to {moved} on this host, from {origin}; ARM's kernels round activations by other steps and "
-    "move theirs as far in a direction of their own, so the two may lie twice that apart"
+    "{what} moved by up to {moved} on this host, from {origin}; other kernels round activations by other steps and move "
+    "theirs in a direction of their own, ARM's up to 1.44 times as far, so the two may lie 2.44 times that apart"
 )
 
 
@@ -55,7 +58,7 @@ def _prompts(artifact: Artifact, data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_logits(moved: float, origin: str) -> dict[str, Any]:
-    limit = max(_LEAST, math.ceil(200 * moved) / 100)
+    limit = max(_LEAST, math.ceil(100 * _APART * moved) / 100)
     return {
         "logits": limit,
         "why": _WHY.format(what="the largest logits", moved=f"{moved:.4f}", origin=origin),
@@ -86,7 +89,7 @@ def _of_examples(artifact: Artifact) -> dict[str, Any]:
     if result.get("cosine_min") is None:
         return _of_logits(float(result["max_abs"]), _FLOAT)
     angle = math.acos(min(1.0, result["cosine_min"]))
-    limit = math.floor(1e4 * math.cos(min(math.pi / 2, 2 * angle))) / 1e4
+    limit = math.floor(1e4 * math.cos(min(math.pi / 2, _APART * angle))) / 1e4
     return {
         "cosine": limit,
         "why": _WHY.format(what="vectors", moved=f"{math.degrees(angle):.2f}°", origin=_FLOAT),
