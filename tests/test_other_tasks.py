@@ -2,29 +2,17 @@
 speech. What a user would notice is held to what the recipes' pages say."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import require_package
+from conftest import fetch, require_package
 from tiny_jobs import QEXPORT, ROOT
 
 from exporter.parity.tasks import TaskReport
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(1200)]
 RUNTIMES = ("onnxruntime", "executorch")
-
-
-def fetch(script: str, *names: str) -> None:
-    """Download once. Without a network: a skip on a laptop, a failure in CI."""
-    done = subprocess.run([sys.executable, script, *names], cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        missing = f"{' and '.join(names)} cannot be fetched: {done.stderr.strip()}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(missing)
-        pytest.skip(missing)
 
 
 def run(recipe: str, out: Path, near: float = 0.02) -> dict:
