@@ -74,7 +74,7 @@ def bundle(
         written = []
         for number, (item, extra) in enumerate(planned):
             progress(item.artifact.id, number / len(planned))
-            written.append((drafts.enter_context(whole_folder(item.folder)), _Draft(item, extra)))
+            written.append((drafts.enter_context(whole_folder(item.folder)), _Draft(item, extra, app)))
         done = [draft.write(folder) for folder, draft in written]
         done = _ranked(done, groups)
         for (folder, _), item in zip(written, done, strict=True):
@@ -88,6 +88,7 @@ class _Draft:
 
     item: Bundled
     extra: dict[str, str]  # names and contents of the files that are made here
+    app: App
 
     def write(self, folder: Path) -> Bundled:
         """Copy, convert and describe; the item with its files."""
@@ -103,6 +104,8 @@ class _Draft:
             from exporter.backends.ort.ort_format import operators
 
             data["operators"] = operators(folder / model)
+            # its writer fuses, so they are not those that the manifest names
+            self.app.check_operators(artifact.folder, artifact.runtime, data["operators"])
         for name in self.item.data.get("pipeline", {}).get("files", [TOKENIZER]):
             _copy(artifact, artifact.files / name, folder)
         if (artifact.files / "preprocessing.json").is_file():
@@ -135,6 +138,7 @@ def _check_fit(artifact: Artifact, app: App) -> None:
     app.check_runtime(
         artifact.folder, artifact.runtime, str(artifact.facts["min_runtime"]), str(artifact.target["abi"])
     )
+    app.check_operators(artifact.folder, artifact.runtime, artifact.facts["operators"])
 
 
 def _check_ids(artifacts: Sequence[Artifact]) -> None:
