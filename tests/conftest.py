@@ -85,6 +85,16 @@ def tiny_job(tiny_checkpoint, tmp_path_factory):
     return recipe, folder, ended(started("--recipe", recipe, "--out", folder, cache=place / "cache"))
 
 
+@pytest.fixture(scope="session")
+def task_job(tmp_path_factory):
+    """task_job(task): the finished job of task_jobs.py, made once."""
+    from functools import cache
+
+    from task_jobs import finished
+
+    return cache(lambda task: finished(task, tmp_path_factory.mktemp(task)))
+
+
 @pytest.fixture
 def qexport(capsys, monkeypatch):
     """The command in this process: qexport("plan", "--recipe", path) -> code, out, err."""

@@ -295,9 +295,9 @@ REFUSALS = {
         "the recipe's target",
     ),
     "a task without a page": (
-        lambda s: s["model"].update(task="automatic-speech-recognition"),
-        "{artifact}: the app has no page for automatic-speech-recognition; it has pages for text-generation, "
-        "feature-extraction, text-classification",
+        lambda s: s["model"].update(task="image-to-text"),
+        "{artifact}: the app has no page for image-to-text; it has pages for text-generation, feature-extraction, "
+        "text-classification, automatic-speech-recognition",
     ),
     "an NPU": (
         lambda s: s.update(targets={"onnxruntime-qnn": s["targets"]["onnxruntime"]}),
