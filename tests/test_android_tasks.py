@@ -123,7 +123,11 @@ def test_the_golden_replay(java, minilm, tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("width", 383, "The model's output sentence_embedding is FLOAT [-1, 384], the bundle says FLOAT [-1, 383]"),
+        (
+            "width",
+            383,
+            "The model's output sentence_embedding is FLOAT [-1, 384], the bundle says FLOAT [-1, 383]",
+        ),
         ("output", "logits", "The model has no output logits"),
         ("vocab", 99, "The tokenizer gives token 101, the model has 99; the two do not belong together"),
     ],

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import numpy as np
-import pytest
 import scipy.io.wavfile
 from android_java import bundled, java_command, run_java
 from conftest import fetch, require_package
@@ -132,9 +130,7 @@ def written_in_python(folder, features):
     speech = json.loads((folder / "bundle.json").read_text())["speech"]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 2
-    sessions = [
-        onnxruntime.InferenceSession(folder / speech[key], options) for key in ("encoder", "decoder")
-    ]
+    sessions = [onnxruntime.InferenceSession(folder / speech[key], options) for key in ("encoder", "decoder")]
     runner = OrtSeq2SeqRunner(*sessions)
     runner.encode({speech["mel"]["input"]: features})
     room = speech["context"] - len(speech["prompt"])

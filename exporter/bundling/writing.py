@@ -89,7 +89,9 @@ class _Draft:
     """What goes into a folder beside the model."""
 
     item: Bundled
-    extra: dict[str, str | Path]  # names of the other files; their contents, or where they lie in the artifact
+    extra: dict[
+        str, str | Path
+    ]  # names of the other files; their contents, or where they lie in the artifact
     app: App
 
     def write(self, folder: Path) -> Bundled:
