@@ -188,6 +188,21 @@ def test_the_apps_replay_of_clips(transcribing):
     assert done.stdout.startswith(b"Self-test passed: 3 of 3 clips passed\n")
 
 
+def test_a_transcription_that_is_stopped(transcribing):
+    """Cancelled, then whole, then its model closed under it: no crash, and a sentence."""
+    folder, java = transcribing
+    (clip, *_) = sorted((data_folder() / "librivox").glob("*.wav"))
+    done = run_java(java, "interrupt", folder, clip)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"WARNING" not in done.stdout + done.stderr  # of -Xcheck:jni
+    found = json.loads(done.stdout)
+    assert (found["first"], found["then"]) == ("CANCELLED", "STOP")
+    assert found["text"].startswith("And Mr. John Dashwood had then leisure")
+    assert found["closed"].startswith("ONNX Runtime stopped ") or found["closed"] == (
+        "The model is closed; open it again."
+    )
+
+
 def test_a_sound_that_is_cut_off(transcribing, tmp_path):
     folder, java = transcribing
     (clip, *_) = sorted((data_folder() / "librivox").glob("*.wav"))

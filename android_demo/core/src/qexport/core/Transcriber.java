@@ -63,7 +63,11 @@ public final class Transcriber {
 
     /** Hears samples and takes the prompt: the logits of a transcript's first token. */
     float[] begin(float[] pcm, int from, int to) throws EngineException {
-        engine.listen(logMel.of(pcm, from, to));
+        return begin(logMel.of(pcm, from, to));
+    }
+
+    private float[] begin(float[] features) throws EngineException {
+        engine.listen(features);
         engine.feed(model.prompt(), logits);
         forbid(model.never());
         forbid(model.neverFirst());
@@ -100,8 +104,12 @@ public final class Transcriber {
     }
 
     private void window(float[] pcm, int from, int to, Progress progress) throws EngineException {
+        float[] features = logMel.of(pcm, from, to);
+        if (cancelled) {
+            return;
+        }
         Utf8Stream utf8 = new Utf8Stream();
-        int token = Sampler.greedy(begin(pcm, from, to));
+        int token = Sampler.greedy(begin(features));
         progress.heard();
         for (int room = model.context() - model.prompt().length; !isStop(token) && !cancelled; room--) {
             progress.token();

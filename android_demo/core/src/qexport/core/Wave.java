@@ -5,8 +5,9 @@ import java.io.InputStream;
 
 /** The sound of a WAV file, its channels averaged: PCM of 8, 16, 24 or 32 bits, or float of 32 or 64. */
 public final class Wave {
-    /** All samples lie in Java's heap, of which an app has a few hundred MB. */
-    static final int MOST_SECONDS = 600;
+    /** All lie in Java's heap, 4 bytes each, of which an app has a few hundred MB: 10 minutes at 16 kHz are 9.6 million. */
+    static final int MOST_SAMPLES = 16_000_000;
+    private static final long UNKNOWN = 0xffffffffL;  // as a length, by who writes to where nothing can be put right later
 
     private static final int PCM = 1;
     private static final int FLOAT = 3;
@@ -118,9 +119,12 @@ public final class Wave {
         if (frames == 0) {
             throw new EngineException("The WAV file holds no sound; record it again");
         }
-        if (frames > (long) MOST_SECONDS * format.rate) {
+        if (size == UNKNOWN) {
+            throw new EngineException("The WAV file does not say how long it is" + CONVERT);
+        }
+        if (frames > MOST_SAMPLES) {
             throw new EngineException("The WAV file is " + frames / format.rate + " seconds long, this app takes "
-                    + MOST_SECONDS + "; cut it into parts");
+                    + MOST_SAMPLES / format.rate + " at " + format.rate + " Hz; cut it into parts or convert it to 16000 Hz");
         }
         float[] samples = new float[(int) frames];
         byte[] block = new byte[each * 4096];

@@ -120,6 +120,28 @@ public class TranscriberTest {
     }
 
     @Test
+    public void cancelBeforeAWindowEndsIt() throws Exception {
+        Samples.Hearing engine = new Samples.Hearing("abc") {
+            @Override
+            public void cancel() {  // nothing runs in it
+            }
+        };
+        Transcriber transcriber = transcriber(engine);
+        Statistics statistics = transcriber.transcribe(new float[60 * RATE], new Generation.Listener() {
+            @Override
+            public void prefilled(int done, int all) {
+                transcriber.cancel();
+            }
+
+            @Override
+            public void text(String piece) {
+            }
+        });
+        assertEquals(Statistics.End.CANCELLED, statistics.end());
+        assertEquals(1, engine.heard);
+    }
+
+    @Test
     public void refusesWhatIsNoSound() throws Exception {
         Transcriber transcriber = transcriber(new Samples.Hearing("x"));
         assertEquals("There is no sound; choose another file or record it again",

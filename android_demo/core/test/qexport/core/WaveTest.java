@@ -81,8 +81,11 @@ public class WaveTest {
     @Test
     public void aLengthThatNoPhoneHoldsIsRefusedBeforeItIsMade() {
         byte[] huge = file(1, 1, 8000, 16, new byte[8]);
-        Arrays.fill(huge, 40, 44, (byte) -1);  // 4 GB, as a recorder writes that was switched off
-        refused("The WAV file is 268435 seconds long, this app takes 600; cut it into parts", huge);
+        Arrays.fill(huge, 40, 44, (byte) -1);
+        refused("The WAV file does not say how long it is" + CONVERT, huge);
+        huge[40] = 0;
+        refused("The WAV file is 268435 seconds long, this app takes 2000 at 8000 Hz; cut it into parts or convert it to "
+                + "16000 Hz", huge);
     }
 
     @Test

@@ -108,11 +108,11 @@ public final class OrtSpeechEngine implements SpeechEngine {
             throw new EngineException("Room for " + into.length + " logits, the model gives " + about.vocab() + ".");
         }
         Sessions.check(ids, about.vocab());
-        if (heard == null) {
-            throw new EngineException("The model has heard nothing yet; let it listen first.");
-        }
         running.start();
         try {
+            if (heard == null) {
+                throw new EngineException("The model has heard nothing yet; let it listen first.");
+            }
             OrtSession.Result before = written;
             written = step(ids);
             close(before);

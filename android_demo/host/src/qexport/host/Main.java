@@ -14,8 +14,9 @@ import qexport.core.EngineException;
  *
  * <p>`chat BUNDLE STEPS THREADS` answers each line of standard input greedily and prints the ids of prompt and answer
  * as JSON; `encode BUNDLE THREADS` prints each line's vector, or its labels; `transcribe BUNDLE FILE.wav THREADS`
- * prints what is said, `features BUNDLE FILE.wav THREADS` what the model hears (float32, bins × frames); `replay
- * BUNDLE THREADS` repeats the golden examples and fails where they differ.
+ * prints what is said, `features BUNDLE FILE.wav THREADS` what the model hears (float32, bins × frames), `interrupt
+ * BUNDLE FILE.wav THREADS` what becomes of a transcription that is stopped; `replay BUNDLE THREADS` repeats the golden
+ * examples and fails where they differ.
  */
 public final class Main {
     private Main() {
@@ -38,6 +39,9 @@ public final class Main {
                 case "transcribe":
                     Transcribing.run(opened, Paths.get(arguments[2]), out);
                     break;
+                case "interrupt":
+                    Interrupting.run(opened, Paths.get(arguments[2]), out);
+                    break;
                 case "features":
                     Transcribing.features(opened, Paths.get(arguments[2]), System.out);
                     break;
@@ -46,7 +50,7 @@ public final class Main {
                     break;
                 default:
                     throw new BundleException(arguments[0] + ": is no command; there are chat, encode, transcribe, "
-                            + "features and replay");
+                            + "features, interrupt and replay");
             }
             System.exit(good ? 0 : 1);
         } catch (IOException | BundleException | EngineException problem) {

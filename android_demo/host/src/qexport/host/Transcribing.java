@@ -54,7 +54,7 @@ final class Transcribing {
         out.flush();
     }
 
-    private static Wave read(Path file) throws IOException, EngineException {
+    static Wave read(Path file) throws IOException, EngineException {
         try (InputStream in = new BufferedInputStream(Files.newInputStream(file))) {
             return Wave.read(in);
         }
