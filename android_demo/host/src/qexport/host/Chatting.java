@@ -9,11 +9,11 @@ import java.util.Collections;
 import java.util.List;
 import qexport.core.BundleException;
 import qexport.core.Chat;
+import qexport.core.Engine;
 import qexport.core.EngineException;
 import qexport.core.Sampler;
 import qexport.core.Settings;
 import qexport.core.TextModel;
-import qexport.ort.OrtEngine;
 
 /** Greedy answers as JSON. */
 final class Chatting {
@@ -23,11 +23,8 @@ final class Chatting {
     static void run(Opened opened, int steps, BufferedReader lines, PrintStream out)
             throws IOException, BundleException, EngineException {
         TextModel text = opened.bundle.text();
-        if (text == null) {
-            throw new BundleException("The bundle does " + opened.bundle.task() + "; chat needs a language model");
-        }
-        Chat chat = new Chat(text, opened.tokenizer);
-        try (OrtEngine engine = opened.engine()) {
+        try (Engine engine = opened.engine()) {
+            Chat chat = new Chat(text, opened.tokenizer);
             for (String line = lines.readLine(); line != null; line = lines.readLine()) {
                 int[] prompt = chat.encode(Collections.singletonList(new Chat.Message("user", line)));
                 engine.reset();
@@ -41,7 +38,7 @@ final class Chatting {
     }
 
     /** Adds the greedy ids to `answer`, the stop token among them; tokens a second behind the first. */
-    private static double answer(OrtEngine engine, TextModel text, int[] prompt, int steps, List<Integer> answer)
+    private static double answer(Engine engine, TextModel text, int[] prompt, int steps, List<Integer> answer)
             throws EngineException {
         Sampler sampler = new Sampler(Settings.greedy(steps));
         float[] logits = new float[text.vocab()];

@@ -16,7 +16,7 @@ import qexport.core.EngineException;
  * as JSON; `encode BUNDLE THREADS` prints each line's vector, or its labels; `transcribe BUNDLE FILE.wav THREADS`
  * prints what is said, `features BUNDLE FILE.wav THREADS` what the model hears (float32, bins × frames), `interrupt
  * BUNDLE FILE.wav THREADS` what becomes of a transcription that is stopped; `replay BUNDLE THREADS` repeats the golden
- * examples and fails where they differ.
+ * examples and fails where they differ; `probe BUNDLE THREADS` asks a language model's engine for what it must refuse.
  */
 public final class Main {
     private Main() {
@@ -48,9 +48,12 @@ public final class Main {
                 case "replay":
                     good = Replaying.run(opened, out);
                     break;
+                case "probe":
+                    Probing.run(opened, out);
+                    break;
                 default:
                     throw new BundleException(arguments[0] + ": is no command; there are chat, encode, transcribe, "
-                            + "features, interrupt and replay");
+                            + "features, interrupt, replay and probe");
             }
             System.exit(good ? 0 : 1);
         } catch (IOException | BundleException | EngineException problem) {

@@ -10,15 +10,17 @@ import qexport.core.Bundle;
 import qexport.core.BundleCheck;
 import qexport.core.BundleException;
 import qexport.core.EncoderTask;
+import qexport.core.Engine;
 import qexport.core.EngineException;
 import qexport.core.Tokenizer;
 import qexport.core.Tokenizers;
 import qexport.core.Transcriber;
+import qexport.et.EtEngine;
 import qexport.ort.OrtEngine;
 import qexport.ort.OrtSpeechEngine;
 import qexport.ort.OrtTextEncoder;
 
-/** A bundle's folder, proven byte for byte, and its model in ONNX Runtime. */
+/** A bundle's folder, proven byte for byte, and its model in the runtime that it is for. */
 final class Opened {
     final Bundle bundle;
     final Tokenizer tokenizer;
@@ -42,12 +44,23 @@ final class Opened {
         return new String(Files.readAllBytes(folder.resolve(path)), StandardCharsets.UTF_8);
     }
 
-    OrtEngine engine() throws IOException, EngineException {
+    Engine engine() throws IOException, BundleException, EngineException {
+        return with(threads);
+    }
+
+    /** A language model with another number of threads. */
+    Engine with(int threads) throws IOException, BundleException, EngineException {
+        if (bundle.text() == null) {
+            throw new BundleException("The bundle does " + bundle.task() + "; this command needs a language model");
+        }
+        if (bundle.runtime().equals("executorch")) {
+            return new EtEngine(folder.resolve(bundle.model()).toString(), bundle.text(), threads);
+        }
         return new OrtEngine(mapped(bundle.model()), bundle.text(), threads);
     }
 
-    OrtTextEncoder encoder() throws IOException, EngineException {
-        return new OrtTextEncoder(mapped(bundle.model()), bundle.encoder(), threads);
+    OrtTextEncoder encoder() throws IOException, BundleException, EngineException {
+        return new OrtTextEncoder(ofOrt(bundle.model()), bundle.encoder(), threads);
     }
 
     EncoderTask task(OrtTextEncoder encoder) {
@@ -55,7 +68,7 @@ final class Opened {
     }
 
     OrtSpeechEngine speechEngine() throws IOException, EngineException, BundleException {
-        return new OrtSpeechEngine(mapped(speech().encoder()), mapped(speech().decoder()), speech(), threads);
+        return new OrtSpeechEngine(ofOrt(speech().encoder()), ofOrt(speech().decoder()), speech(), threads);
     }
 
     Transcriber transcriber(OrtSpeechEngine engine) {
@@ -67,6 +80,14 @@ final class Opened {
             throw new BundleException("The bundle does " + bundle.task() + "; this command needs another one");
         }
         return bundle.speech();
+    }
+
+    private ByteBuffer ofOrt(String path) throws IOException, BundleException {
+        if (!bundle.runtime().equals("onnxruntime")) {
+            throw new BundleException(bundle.title() + " is for " + bundle.runtime() + ", with which the app does no "
+                    + bundle.task() + "; bundle the model's file for onnxruntime");
+        }
+        return mapped(path);
     }
 
     private ByteBuffer mapped(String path) throws IOException {

@@ -4,11 +4,11 @@ import java.io.IOException;
 import java.io.PrintStream;
 import java.util.List;
 import qexport.core.BundleException;
+import qexport.core.Engine;
 import qexport.core.EngineException;
 import qexport.core.Golden;
 import qexport.core.GoldenReplay;
 import qexport.core.GoldenReport;
-import qexport.ort.OrtEngine;
 import qexport.ort.OrtSpeechEngine;
 import qexport.ort.OrtTextEncoder;
 
@@ -24,7 +24,7 @@ final class Replaying {
         String json = opened.read(opened.bundle.golden());
         if (opened.bundle.text() != null) {
             Golden golden = Golden.parse(json, HERE, opened.bundle.text().vocab());
-            try (OrtEngine engine = opened.engine()) {
+            try (Engine engine = opened.engine()) {
                 return tell(opened, golden, engine.runtimeVersion(),
                         GoldenReplay.run(golden, engine, opened.bundle.text(), opened.tokenizer, null), out);
             }
