@@ -3,6 +3,7 @@
     python android_demo/jvm.py core                   compile the core, run its tests
     python android_demo/jvm.py host --library FILE    also the engine, for an ONNX Runtime library of this machine;
                                                       prints the command that runs host/src/qexport/host/Main.java
+    … --executorch DIR                                and for the ExecuTorch of an unpacked or installed wheel
     python android_demo/jvm.py et --executorch DIR    host/et_run, which runs .pte files, for the ExecuTorch of an
                                                       unpacked or installed wheel; --compiler aarch64-linux-gnu-g++
                                                       with ARM's wheel makes a program for emulation
@@ -121,8 +122,8 @@ def aar(build: Path) -> Path:
     return folder
 
 
-def host(build: Path, library: Path) -> list[str]:
-    """Compiles core, engine and host; the command that runs host/src/qexport/host/Main.java against the library."""
+def host(build: Path, library: Path, executorch: Path | None) -> list[str]:
+    """Compiles core, engines and host; the command that runs host/src/qexport/host/Main.java against the libraries."""
     if not library.is_file():
         raise Failed(
             f"{library}: is no library; pass the libonnxruntime.so of an ONNX Runtime of this machine"
@@ -145,30 +146,46 @@ def host(build: Path, library: Path) -> list[str]:
     run([*shim, "-ldl"], "compiling host/shim.c")
     jar = unpacked / "classes.jar"
     compile_java(HERE / "core" / "src", classes, 8, [])
+    api = build / "host" / "executorch"  # apart from the classes: it is the app's only where a phone has another
+    shutil.rmtree(api, ignore_errors=True)
+    api.mkdir()
+    compile_java(HERE / "host" / "src-et", api, 8, [])
     compile_java(HERE / "engine-ort" / "src", classes, 8, [classes, jar])
+    compile_java(HERE / "engine-et" / "src", classes, 8, [classes, api])
     compile_java(HERE / "host" / "src", classes, 17, [classes, jar])
-    classpath = os.pathsep.join(map(str, (classes, jar)))
-    return [tool("java", ""), f"-Donnxruntime.native.path={libraries}", "-cp", classpath, "qexport.host.Main"]
+    classpath = [classes, jar]
+    if executorch is not None:
+        headers = [f"-I{java_home / 'include'}", f"-I{java_home / 'include' / 'linux'}"]
+        shim = ["-shared", "-fPIC", *headers, "-o", str(libraries / "libexecutorch_jni.so")]
+        et_compiled("et_shim.cpp", executorch, "g++", shim)
+        classpath.append(api)
+    native = [f"-Donnxruntime.native.path={libraries}", f"-Djava.library.path={libraries}"]
+    return [tool("java", ""), *native, "-cp", os.pathsep.join(map(str, classpath)), "qexport.host.Main"]
 
 
 def et_run(build: Path, executorch: Path, compiler: str) -> Path:
     """Compiles the runner of .pte files against a wheel's folder `executorch`; a run elsewhere needs its lib/ in
     LD_LIBRARY_PATH."""
+    program = build / "host" / "et_run"
+    program.parent.mkdir(parents=True, exist_ok=True)
+    et_compiled("et_run.cpp", executorch, compiler, ["-o", str(program)])
+    return program
+
+
+def et_compiled(source: str, executorch: Path, compiler: str, options: list[str]) -> None:
+    """Compiles a source of host/ and the attention kernels, linked to the libraries of a wheel."""
     include, libraries = executorch / "include", executorch / "lib"
     if not (include.is_dir() and libraries.is_dir()):
         raise Failed(f"{executorch}: has no include and lib; pass the folder executorch of a wheel")
-    program = build / "host" / "et_run"
-    program.parent.mkdir(parents=True, exist_ok=True)
     ten = include / "executorch" / "runtime" / "core" / "portable_type" / "c10"
     command = [tool(compiler, f"install {compiler}"), "-std=c++17", "-O2", "-Wall", "-Werror"]
     command += ["-DC10_USING_CUSTOM_GENERATED_MACROS", "-DET_EVENT_TRACER_ENABLED"]
     command += ["-isystem", str(include), "-isystem", str(ten)]
-    command += [str(HERE / "host" / name) for name in ("et_run.cpp", "et_attention.cpp")]
-    command += ["-o", str(program), f"-L{libraries}", f"-Wl,-rpath,{libraries}"]
+    command += [str(HERE / "host" / name) for name in (source, "et_attention.cpp")]
+    command += [*options, f"-L{libraries}", f"-Wl,-rpath,{libraries}"]
     # kernels register themselves when their library loads: nothing else refers to them
     command += ["-Wl,--no-as-needed", "-Wl,--allow-shlib-undefined"]
-    run([*command, *(f"-lexecutorch{name}" for name in EXECUTORCH)], "compiling host/et_run.cpp")
-    return program
+    run([*command, *(f"-lexecutorch{name}" for name in EXECUTORCH)], f"compiling host/{source}")
 
 
 def test_jars() -> list[Path]:
@@ -225,7 +242,7 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: core", metavar="part")
     parser.add_argument("--build", type=Path, default=HERE / "build", help="folder for classes")
     parser.add_argument("--library", type=Path, help="ONNX Runtime's library, for the host")
-    parser.add_argument("--executorch", type=Path, help="folder of a wheel, for et")
+    parser.add_argument("--executorch", type=Path, help="folder of a wheel, for host and et")
     parser.add_argument("--compiler", default="g++", help="for et")
     parser.add_argument("--cases", type=Path, help="folder of core/test/make_samples.py to compare, too")
     arguments = parser.parse_args()
@@ -236,7 +253,8 @@ def main() -> int:
             if part == "host":
                 if arguments.library is None:
                     raise Failed("the host needs --library, the libonnxruntime.so that it runs")
-                print(json.dumps(host(arguments.build.resolve(), arguments.library.resolve())))
+                executorch = arguments.executorch and arguments.executorch.resolve()
+                print(json.dumps(host(arguments.build.resolve(), arguments.library.resolve(), executorch)))
                 continue
             if part == "et":
                 if arguments.executorch is None:
