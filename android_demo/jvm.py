@@ -4,9 +4,6 @@
     python android_demo/jvm.py host --library FILE    also the engine, for an ONNX Runtime library of this machine;
                                                       prints the command that runs host/src/qexport/host/Main.java
     … --executorch DIR                                and for the ExecuTorch of an unpacked or installed wheel
-    python android_demo/jvm.py et --executorch DIR    host/et_run, which runs .pte files, for the ExecuTorch of an
-                                                      unpacked or installed wheel; --compiler aarch64-linux-gnu-g++
-                                                      with ARM's wheel makes a program for emulation
 
 Needs a JDK of version 17 or later, gcc for the host and, for the first run, Debian's apt-get and dpkg-deb or npm.
 """
@@ -26,7 +23,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("QEXPORT_CACHE") or Path.home() / ".cache" / "qexport") / "android"
-PARTS = ("core", "host", "et")
+PARTS = ("core", "host")
 AAR = "package/Plugins/Android/onnxruntime.aar"
 TEST_PACKAGES = ("junit4", "libhamcrest-java")
 JARS = ("junit4.jar", "hamcrest.jar")
@@ -157,31 +154,23 @@ def host(build: Path, library: Path, executorch: Path | None) -> list[str]:
     if executorch is not None:
         headers = [f"-I{java_home / 'include'}", f"-I{java_home / 'include' / 'linux'}"]
         shim = ["-shared", "-fPIC", *headers, "-o", str(libraries / "libexecutorch_jni.so")]
-        et_compiled("et_shim.cpp", executorch, "g++", shim)
+        et_compiled("et_shim.cpp", executorch, shim)
         classpath.append(api)
     native = [f"-Donnxruntime.native.path={libraries}", f"-Djava.library.path={libraries}"]
     return [tool("java", ""), *native, "-cp", os.pathsep.join(map(str, classpath)), "qexport.host.Main"]
 
 
-def et_run(build: Path, executorch: Path, compiler: str) -> Path:
-    """Compiles the runner of .pte files against a wheel's folder `executorch`; a run elsewhere needs its lib/ in
-    LD_LIBRARY_PATH."""
-    program = build / "host" / "et_run"
-    program.parent.mkdir(parents=True, exist_ok=True)
-    et_compiled("et_run.cpp", executorch, compiler, ["-o", str(program)])
-    return program
-
-
-def et_compiled(source: str, executorch: Path, compiler: str, options: list[str]) -> None:
-    """Compiles a source of host/ and the attention kernels, linked to the libraries of a wheel."""
+def et_compiled(source: str, executorch: Path, options: list[str]) -> None:
+    """Compiles a source of host/ and qexport's attention kernels, linked to the libraries of a wheel."""
     include, libraries = executorch / "include", executorch / "lib"
     if not (include.is_dir() and libraries.is_dir()):
         raise Failed(f"{executorch}: has no include and lib; pass the folder executorch of a wheel")
     ten = include / "executorch" / "runtime" / "core" / "portable_type" / "c10"
-    command = [tool(compiler, f"install {compiler}"), "-std=c++17", "-O2", "-Wall", "-Werror"]
+    command = [tool("g++", "install g++"), "-std=c++17", "-O2", "-Wall", "-Werror"]
     command += ["-DC10_USING_CUSTOM_GENERATED_MACROS", "-DET_EVENT_TRACER_ENABLED"]
     command += ["-isystem", str(include), "-isystem", str(ten)]
-    command += [str(HERE / "host" / name) for name in (source, "et_attention.cpp")]
+    attention = HERE.parent / "exporter" / "replay" / "et_attention.cpp"
+    command += [str(HERE / "host" / source), str(attention)]
     command += [*options, f"-L{libraries}", f"-Wl,-rpath,{libraries}"]
     # kernels register themselves when their library loads: nothing else refers to them
     command += ["-Wl,--no-as-needed", "-Wl,--allow-shlib-undefined"]
@@ -242,8 +231,7 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: core", metavar="part")
     parser.add_argument("--build", type=Path, default=HERE / "build", help="folder for classes")
     parser.add_argument("--library", type=Path, help="ONNX Runtime's library, for the host")
-    parser.add_argument("--executorch", type=Path, help="folder of a wheel, for host and et")
-    parser.add_argument("--compiler", default="g++", help="for et")
+    parser.add_argument("--executorch", type=Path, help="folder of a wheel, for the host")
     parser.add_argument("--cases", type=Path, help="folder of core/test/make_samples.py to compare, too")
     arguments = parser.parse_args()
     try:
@@ -255,11 +243,6 @@ def main() -> int:
                     raise Failed("the host needs --library, the libonnxruntime.so that it runs")
                 executorch = arguments.executorch and arguments.executorch.resolve()
                 print(json.dumps(host(arguments.build.resolve(), arguments.library.resolve(), executorch)))
-                continue
-            if part == "et":
-                if arguments.executorch is None:
-                    raise Failed("et needs --executorch, the folder of an ExecuTorch wheel")
-                print(et_run(arguments.build.resolve(), arguments.executorch.resolve(), arguments.compiler))
                 continue
             test(part, arguments.build.resolve(), arguments.cases and arguments.cases.resolve())
     except Failed as failed:

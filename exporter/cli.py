@@ -8,20 +8,19 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import signal
 import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from exporter import __version__
 from exporter.errors import QexportError, first_line
+from exporter.options import Bytes, Counts
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,38 +32,9 @@ _recipe_option = click.option("--recipe", "-r", type=_PATH, metavar="R", help="T
 _model_option = click.option("--model", "-m", metavar="M", help="A model source in place of the recipe's.")
 
 
-class _Bytes(click.ParamType[int]):
-    """`3GB`, `900MB`: powers of 1000, as the sizes that qexport prints."""
-
-    name = "SIZE"
-    _units = MappingProxyType({"KB": 10**3, "MB": 10**6, "GB": 10**9})
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]B)", str(value).strip(), re.IGNORECASE)
-        if match is None:
-            self.fail(f"{value!r} is not a size such as 3GB or 900MB", param, ctx)
-        return int(float(match[1]) * self._units[match[2].upper()])
-
-
-class _Counts(click.ParamType[tuple[int, ...]]):
-    """`16,128,512`: whole numbers above zero."""
-
-    name = "N,N,…"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        parts = [part.strip() for part in str(value).split(",")]
-        if not all(part.isdigit() and int(part) > 0 for part in parts):
-            self.fail(f"{value!r} is not a list of numbers above zero such as 16,128,512", param, ctx)
-        return tuple(map(int, parts))
-
-
 _max_memory_option = click.option(
     "--max-memory",
-    type=_Bytes(),
+    type=Bytes(),
     help="Most memory that this process may take, such as 3GB. [default: what is free]",
 )
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
@@ -149,24 +119,95 @@ def inspect(artifact: Path, as_json: bool) -> None:
 @_recipe_option
 @_model_option
 @click.option("--layers", is_flag=True, help="Show the error of every layer.")
+@click.option(
+    "--abi",
+    type=click.Choice(["arm64", "x86_64"]),
+    help="Instead of the ladder, replay the golden values there; arm64 is emulated.",
+)
+@click.option(
+    "--cpu",
+    type=click.Choice(["cortex-a76", "max"]),
+    default="cortex-a76",
+    show_default=True,
+    help="For arm64.",
+)
+@click.option("--steps", type=click.IntRange(1), default=8, show_default=True, help="Tokens of each answer.")
+@click.option("--examples", type=click.IntRange(1), help="Only so many of the golden ones. [default: all]")
+@click.option(
+    "--download", is_flag=True, help="Fetch the ARM64 runtimes and the emulator where they are not there."
+)
 @_json_option
-def verify(artifact: Path, recipe: Path | None, model: str | None, layers: bool, as_json: bool) -> None:
+@click.pass_context
+def verify(
+    context: click.Context,
+    artifact: Path,
+    recipe: Path | None,
+    model: str | None,
+    layers: bool,
+    abi: str | None,
+    cpu: str,
+    steps: int,
+    examples: int | None,
+    download: bool,
+    as_json: bool,
+) -> None:
     """Run the parity ladder again over ARTIFACT, with the integers that its files hold.
 
-    The recipe is the one in the artifact's manifest unless --recipe names another.
+    The recipe is the one in the artifact's manifest unless --recipe names another. With --abi, each runtime's files
+    give their golden values again, on this host or an emulated ARM64 processor; where arm64's lie within what is
+    allowed they are written beside, for `qexport bundle`.
     """
+    given = set(_given_options(context))
+    if abi is None:
+        _no_effect(given & {"--cpu", "--steps", "--examples", "--download"}, "needs --abi arm64")
+        _verify_ladder(artifact, _load(recipe, model) if recipe else None, model, layers, as_json)
+        return
+    _no_effect(
+        given & {"--recipe", "--model", "--layers"}, "has no effect with --abi, which replays golden values"
+    )
+    if abi == "x86_64":
+        _no_effect(given & {"--cpu", "--download"}, "has no effect with --abi x86_64, which is this host")
+    _verify_golden(artifact, abi, cpu, steps, examples, download, as_json)
+
+
+def _no_effect(options: set[str], why: str) -> None:
+    if options:
+        raise click.UsageError(f"{min(options)} {why}")
+
+
+def _verify_ladder(
+    artifact: Path, recipe: Recipe | None, model: str | None, layers: bool, as_json: bool
+) -> None:
     from exporter.errors import GateFailed
     from exporter.pipeline import verify_artifact
     from exporter.progress import Stages
     from exporter.summary import render_parity
 
-    parity = verify_artifact(artifact, _load(recipe, model) if recipe else None, model, Stages(_console()))
+    parity = verify_artifact(artifact, recipe, model, Stages(_console()))
     if as_json:
         click.echo(json.dumps(parity.to_json(), indent=1))
     else:
         _console(stderr=False).print(render_parity(parity.to_json(), layers))
     if not parity.passed:
         raise GateFailed("parity failed:\n" + "\n".join(f"  - {sentence}" for sentence in parity.failures))
+
+
+def _verify_golden(
+    artifact: Path, abi: str, cpu: str, steps: int, examples: int | None, download: bool, as_json: bool
+) -> None:
+    from exporter.errors import GateFailed
+    from exporter.progress import Stages
+    from exporter.replay.replaying import Settings, replay
+    from exporter.replay.summary import render_replay, replay_json
+
+    found = replay(artifact, Settings(abi, cpu, examples, steps), download, Stages(_console()))
+    if as_json:
+        click.echo(json.dumps(replay_json(found), indent=1))
+    else:
+        _console(stderr=False).print(render_replay(found))
+    if found.failures:
+        lines = "\n".join(f"  - {sentence}" for sentence in found.failures)
+        raise GateFailed(f"golden values differ on {found.machine}:\n{lines}")
 
 
 @cli.command()
@@ -183,13 +224,13 @@ def verify(artifact: Path, recipe: Path | None, model: str | None, layers: bool,
 )
 @click.option(
     "--past",
-    type=_Counts(),
+    type=Counts(),
     default="16,128,512,2048",
     show_default=True,
     help="Decode behind so many tokens.",
 )
 @click.option(
-    "--prefill", type=_Counts(), default="64,256,1024", show_default=True, help="Prompts of so many tokens."
+    "--prefill", type=Counts(), default="64,256,1024", show_default=True, help="Prompts of so many tokens."
 )
 @click.option("--quick", is_flag=True, help="One short run of everything: shows that it works, not how fast.")
 @_json_option

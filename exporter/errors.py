@@ -35,6 +35,10 @@ class ArtifactError(QexportError):
     """An output folder or a written file is not what it should be."""
 
 
+class FetchError(QexportError):
+    """A package could not be had, or is not the pinned one."""
+
+
 class GateFailed(QexportError):
     """A gate of the recipe (parity, budget) was missed. The files are not to be shipped."""
 

@@ -1,4 +1,4 @@
-"""The demo's engine and the .pte runner on a tiny model, and what they say where it is not the bundle's."""
+"""The demo's engine on a tiny model, and what it says where it is not the bundle's."""
 
 import hashlib
 import json
@@ -6,10 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import pytest
 from tiny_jobs import ended, started, write_recipe
 
@@ -19,7 +17,6 @@ pytestmark = pytest.mark.real
 
 ROOT = Path(__file__).parent.parent
 TARGETS = "[{backend: onnxruntime, ort_format: true}, {backend: executorch, delegate: xnnpack}]"
-PROMPTS = ([5, 9, 17, 3], [40, 2, 2, 11, 30, 8, 1], [7])
 STEPS = 12
 
 
@@ -151,34 +148,3 @@ def test_another_models_bundle(java, bundle, key, more, message):
     done = chat(java, bundle(**{key: right + more}))
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(message)
-
-
-@pytest.fixture(scope="module")
-def et_run(tmp_path_factory):
-    require("g++")
-    (package,) = [
-        place for place in find_spec("executorch").submodule_search_locations if Path(place, "lib").is_dir()
-    ]
-    return jvm("et", "--build", tmp_path_factory.mktemp("build"), "--executorch", package)
-
-
-def test_a_program_gives_pythons_tokens(et_run, artifact):
-    lines = "".join(" ".join(map(str, prompt)) + "\n" for prompt in PROMPTS)
-    command = [et_run, artifact / "executorch" / "model.pte", str(STEPS)]
-    done = subprocess.run(command, input=lines, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    runner = get_backend("executorch").open_text(artifact / "executorch")
-    for answer, prompt in zip(map(json.loads, done.stdout.splitlines()), PROMPTS, strict=True):
-        tokens, logits = greedy(runner, prompt, STEPS)
-        assert answer["greedy"] == tokens
-        assert np.allclose(answer["top_logits"], logits[answer["top_ids"]], atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [("1 x", "not a line of token ids: 1 x"), ("", "0 tokens after 0 do not fit: at least 1, and at most")],
-)
-def test_what_the_runner_does_not_take(et_run, artifact, line, message):
-    command = [et_run, artifact / "executorch" / "model.pte", "1"]
-    done = subprocess.run(command, input=line + "\n", capture_output=True, text=True)
-    assert done.returncode == 1 and f"error: {message}" in done.stderr

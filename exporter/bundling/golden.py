@@ -1,4 +1,5 @@
-"""golden.json: inputs and what the runtime gave for them on this host, for the app to replay.
+"""golden.json: inputs and what the runtime gave for them on this host, for the app to replay; and on ARM64, where
+`qexport verify --abi arm64` measured it.
 
 How far a phone may lie from that. Rounding activations to int8 moved this host's outputs away from those with float
 activations by at most d. Other kernels round by other steps and move theirs in a direction of their own, and not
@@ -11,10 +12,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from exporter.bundling.artifact import Artifact
+from exporter.bundling.columns import VECTORS, measured
 from exporter.errors import ArtifactError
 
 COLUMN = "x86_64"
@@ -31,35 +33,71 @@ _WHY = (
 
 
 def golden(artifact: Artifact) -> dict[str, Any]:
-    """golden.json's content. Raises ArtifactError where the artifact has no golden vectors of the runtime."""
-    path = artifact.folder / "golden" / "vectors.json"
+    """golden.json's content. Raises ArtifactError where the artifact has no golden vectors of the runtime, or a
+    column of other files."""
+    data = _vectors(artifact)
     try:
-        data = json.loads(path.read_text("utf-8"))
         found = _prompts(artifact, data) if "prompts" in data else _examples(artifact, data)
-    except (OSError, ValueError, KeyError) as problem:
-        raise ArtifactError(
-            f"{path}: no golden vectors of {artifact.runtime} can be read ({type(problem).__name__}: {problem}); "
-            "export again with --force"
-        ) from problem
-    return golden_file(found)
+    except KeyError as problem:
+        raise _unreadable(artifact, problem) from problem
+    return golden_file(found, measured(artifact))
 
 
-def golden_file(found: dict[str, Any]) -> dict[str, Any]:
+def tolerance(artifact: Artifact) -> dict[str, Any]:
+    """How far another processor's values may lie from this host's, and why. Raises ArtifactError as golden() does."""
+    data = _vectors(artifact)
+    try:
+        return _of_prompts(artifact, data) if "prompts" in data else _of_examples(artifact)
+    except KeyError as problem:
+        raise _unreadable(artifact, problem) from problem
+
+
+def golden_file(found: dict[str, Any], columns: Iterable[str] = ()) -> dict[str, Any]:
     """With what every golden.json begins with."""
-    return {"schema": 1, "columns": [COLUMN], **found}
+    return {"schema": 1, "columns": [COLUMN, *columns], **found}
+
+
+def _vectors(artifact: Artifact) -> Any:
+    try:
+        return json.loads((artifact.folder / VECTORS).read_text("utf-8"))
+    except (OSError, ValueError) as problem:
+        raise _unreadable(artifact, problem) from problem
+
+
+def _unreadable(artifact: Artifact, problem: Exception) -> ArtifactError:
+    return ArtifactError(
+        f"{artifact.folder / VECTORS}: no golden vectors of {artifact.runtime} can be read "
+        f"({type(problem).__name__}: {problem}); export again with --force"
+    )
 
 
 def _prompts(artifact: Artifact, data: Mapping[str, Any]) -> dict[str, Any]:
-    prompts, moved = [], 0.0
+    entries = data["prompts"]
+    columns = {COLUMN: [entry["models"][artifact.runtime] for entry in entries], **measured(artifact)}
+    prompts = [
+        {
+            "text": entry["prompt"],
+            "input_ids": entry["input_ids"],
+            "values": {
+                column: {key: values[number][key] for key in ("greedy", "top_ids", "top_logits")}
+                for column, values in columns.items()
+            },
+        }
+        for number, entry in enumerate(entries)
+    ]
+    return {"tolerance": _of_prompts(artifact, data), "prompts": prompts}
+
+
+def _of_prompts(artifact: Artifact, data: Mapping[str, Any]) -> dict[str, Any]:
+    """From the prompts' own logits: how far rounding activations moved them."""
+    moved = 0.0
     for entry in data["prompts"]:
         ours, exact = entry["models"][artifact.runtime], entry["models"].get(_EXACT)
-        values = {key: ours[key] for key in ("greedy", "top_ids", "top_logits")}
-        prompts.append({"text": entry["prompt"], "input_ids": entry["input_ids"], "values": {COLUMN: values}})
         if exact:
             there = dict(zip(exact["top_ids"], exact["top_logits"], strict=True))
             both = zip(ours["top_ids"], ours["top_logits"], strict=True)
             moved = max([moved, *(abs(logit - there[number]) for number, logit in both if number in there)])
-    return {"tolerance": of_logits(moved, "float activations"), "prompts": prompts}
+    return of_logits(moved, "float activations")
 
 
 def of_logits(moved: float, origin: str) -> dict[str, Any]:
@@ -73,13 +111,15 @@ def of_logits(moved: float, origin: str) -> dict[str, Any]:
 
 def _examples(artifact: Artifact, data: Mapping[str, Any]) -> dict[str, Any]:
     """An encoder's: a vector, or the largest logits, of each text."""
+    entries = data["examples"]
+    columns = {COLUMN: [entry["outputs"][artifact.runtime] for entry in entries], **measured(artifact)}
     examples = [
         {
             "text": entry["text"],
             "input_ids": entry["inputs"]["input_ids"][0],
-            "values": {COLUMN: _values(entry["outputs"][artifact.runtime])},
+            "values": {column: _values(values[number]) for column, values in columns.items()},
         }
-        for entry in data["examples"]
+        for number, entry in enumerate(entries)
     ]
     return {"tolerance": _of_examples(artifact), "examples": examples}
 

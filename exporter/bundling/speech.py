@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from exporter.backends.ort.genai import CONFIG
 from exporter.bundling.artifact import Artifact
+from exporter.bundling.columns import measured
 from exporter.bundling.encoder import check_runtime
 from exporter.bundling.golden import COLUMN, golden_file, of_logits
 from exporter.bundling.text import TOKENIZER, read_tokenizer
@@ -87,7 +88,7 @@ def speech_golden(artifact: Artifact, speech: dict[str, Any]) -> tuple[dict[str,
 
     The runtime's tokens are the artifact's; their logits are measured here, as shipped and with float activations.
     """
-    clips = _clips(artifact, speech)
+    clips, columns = _clips(artifact, speech), measured(artifact)
     shipped = _rows(artifact, clips, speech, "as-shipped")
     exact = _rows(artifact, clips, speech, "float")
     examples, moved = [], 0.0
@@ -99,21 +100,31 @@ def speech_golden(artifact: Artifact, speech: dict[str, Any]) -> tuple[dict[str,
         tokens = list(clip["tokens"][artifact.runtime])
         if int(ours[-1].argmax()) in speech["stop_ids"]:
             tokens.append(int(ours[-1].argmax()))
-        values = {
+        here = {
             "greedy": tokens,
             "top_ids": first.tolist(),
             "top_logits": [round(float(ours[0][i]), 4) for i in first],
         }
-        examples.append({"text": clip["name"], "file": f"clip{number}.wav", "values": {COLUMN: values}})
-    golden = golden_file({"tolerance": of_logits(moved, "float activations"), "clips": examples})
+        values = {COLUMN: here, **{abi: _elsewhere(found[clip["number"]]) for abi, found in columns.items()}}
+        examples.append({"text": clip["name"], "file": f"clip{number}.wav", "values": values})
+    golden = golden_file({"tolerance": of_logits(moved, "float activations"), "clips": examples}, columns)
     return golden, {f"clip{number}.wav": path for number, (_, path) in enumerate(clips)}
+
+
+def _elsewhere(found: dict[str, Any]) -> dict[str, Any]:
+    """Of another processor, as far as it was asked."""
+    return {"greedy": found["tokens"], **{key: found[key][:_TOP] for key in ("top_ids", "top_logits")}}
 
 
 def _clips(artifact: Artifact, speech: dict[str, Any]) -> list[tuple[dict[str, Any], Path]]:
     folder = artifact.folder / "golden"
     data = json.loads((folder / "vectors.json").read_text("utf-8"))
     rate = speech["mel"]["sampling_rate"]
-    known = [(example, folder / example["raw"]) for example in data["examples"] if "raw" in example]
+    known = [
+        ({**example, "number": number}, folder / example["raw"])
+        for number, example in enumerate(data["examples"])
+        if "raw" in example
+    ]
     clips = [
         (example, path)
         for example, path in sorted(known, key=lambda each: (each[1].stat().st_size, each[1].name))

@@ -1,0 +1,157 @@
+"""Golden values replayed: each file of an artifact, in its runtime, on this host or on an emulated ARM64 processor."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from exporter.artifacts import read_manifest
+from exporter.bundling.artifact import RUNTIMES, Artifact, open_artifact
+from exporter.bundling.columns import VECTORS, write_column
+from exporter.bundling.golden import tolerance
+from exporter.errors import ArtifactError
+from exporter.progress import Report, Stages
+from exporter.replay import arm64
+from exporter.replay.examples import replayer
+from exporter.replay.judging import Judged
+from exporter.replay.machines import CPUS, Emulated, Host, Machine, check_host
+from exporter.replay.protocol import ProcessFailed
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is replayed, and where."""
+
+    abi: str = "arm64"  # | "x86_64"
+    cpu: str = CPUS[0]  # of the emulated machine
+    examples: int | None = None  # None: all golden ones
+    steps: int = (
+        8  # tokens of an answer, at most: emulation takes a third of a second for one of SmolLM2-135M
+    )
+
+    @property
+    def machine(self) -> Machine:
+        """Where the runtimes run."""
+        return Host() if self.abi == "x86_64" else Emulated(self.cpu)
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """One file, all golden examples."""
+
+    artifact: Artifact
+    file: str  # below the artifact's folder
+    names: tuple[str, ...]  # of the examples
+    judged: tuple[Judged, ...]
+    tolerance: Mapping[str, Any]
+    seconds: float  # loading, running and comparing
+    broken: str | None = None  # why the runtime ended before its time
+
+    @property
+    def failures(self) -> list[str]:
+        """A sentence for each example beyond its tolerance."""
+        found = [f"{self.file}: {self.broken}"] if self.broken else []
+        pairs = zip(self.names, self.judged, strict=False)
+        return found + [f"{self.file}, {name!r}: {one.failure}" for name, one in pairs if one.failure]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Everything of one call."""
+
+    machine: Machine
+    files: tuple[Replayed, ...]
+    whole: bool  # every golden example
+    column: Path | None = None  # where golden values of the machine were written
+
+    @property
+    def failures(self) -> list[str]:
+        """Of all files."""
+        return [failure for one in self.files for failure in one.failures]
+
+
+def replay(folder: Path, settings: Settings, download: bool, stages: Stages) -> Replay:
+    """Replay every runtime's files. Raises ArtifactError for a folder that is not whole or of another task,
+    FetchError where the emulated machine is not there."""
+    check_host()
+    with stages.stage("check"):
+        found = list(read_manifest(folder)["summary"]["targets"])
+        artifacts = [open_artifact(folder, name) for name in RUNTIMES if name in found]
+        if not artifacts:
+            artifacts = [open_artifact(folder, None)]  # says why there is none
+        _check_task(artifacts[0])
+    machine = settings.machine
+    if isinstance(machine, Emulated):
+        command = f"qexport verify {folder} --abi arm64 --download"
+        arm64.provide([artifact.runtime for artifact in artifacts], download, command, stages.say)
+    done = []
+    for artifact in artifacts:
+        for files in _files(artifact):
+            with stages.stage(f"{_spoken(artifact, files)} on {machine}") as progress:
+                done.append(_replay_files(artifact, files, settings, progress))
+    result = Replay(machine, tuple(done), settings.examples is None)
+    if result.failures or not result.whole or isinstance(machine, Host):
+        return result
+    return replace(result, column=_write(machine, done))
+
+
+def _write(machine: Machine, files: Sequence[Replayed]) -> Path:
+    """The column of what the app ships: model.ort where the artifact has it, which comes last of a runtime's files."""
+    last = {one.artifact.runtime: one for one in files}.values()
+    measured = {
+        "on": str(machine),
+        "versions": {one.artifact.runtime: machine.version(one.artifact.runtime) for one in last},
+        "of": [one.file for one in last],
+    }
+    return write_column(
+        machine.abi, measured, [(one.artifact, [each.values for each in one.judged]) for one in last]
+    )
+
+
+def _check_task(artifact: Artifact) -> None:
+    if artifact.task == "module":
+        raise ArtifactError(
+            f"{artifact.folder}: golden values of task module are not replayed; `qexport verify` without --abi runs "
+            "its whole ladder on this host"
+        )
+
+
+def _files(artifact: Artifact) -> list[dict[str, Path]]:
+    """By names, what a process opens: the runtime's programs, then what was made of them in another format."""
+    if artifact.runtime == "executorch":
+        return [{"model": artifact.files / "model.pte"}]
+    programs = artifact.facts.get("programs", ["model"])
+    found = [{name: artifact.files / f"{name}.onnx" for name in programs}]
+    converted = {name: artifact.files / f"{name}.ort" for name in programs}
+    return [*found, converted] if all(path.is_file() for path in converted.values()) else found
+
+
+def _replay_files(
+    artifact: Artifact, files: Mapping[str, Path], settings: Settings, progress: Report
+) -> Replayed:
+    start = time.perf_counter()
+    allowed, data = tolerance(artifact), json.loads((artifact.folder / VECTORS).read_text("utf-8"))
+    examples = (data.get("prompts") or data["examples"])[: settings.examples]
+    judged: list[Judged] = []
+    broken = None
+    try:
+        with settings.machine.open(artifact.runtime, files) as remote:
+            judge = replayer(artifact, data, remote, allowed, settings.steps)
+            for number, example in enumerate(examples, 1):
+                judged.append(judge(example))
+                progress(f"example {number} of {len(examples)}", number / len(examples))
+    except ProcessFailed as problem:
+        broken = str(problem)
+    names = tuple(str(example.get("prompt", example.get("name"))) for example in examples)
+    seconds = time.perf_counter() - start
+    return Replayed(artifact, _spoken(artifact, files), names, tuple(judged), allowed, seconds, broken)
+
+
+def _spoken(artifact: Artifact, files: Mapping[str, Path]) -> str:
+    """`onnxruntime/encoder.onnx, decoder.onnx`."""
+    folder = artifact.files.relative_to(artifact.folder)
+    return f"{folder.as_posix()}/{', '.join(path.name for path in files.values())}"
