@@ -1,19 +1,24 @@
 """Golden values replayed in the runtimes themselves: on this host, and by ARM64's builds under emulation."""
 
-import hashlib
 import json
 import os
 import shutil
 
 import numpy as np
 import pytest
+from tiny_jobs import write_recipe
+from tiny_models import gemma_checkpoint
 
+from exporter.artifacts import describe_files, write_manifest
 from exporter.backends import get_backend
+from exporter.backends.ort.ort_format import write_ort
 from exporter.bundling.artifact import open_artifact
 from exporter.bundling.columns import column_path
 from exporter.bundling.golden import golden, tolerance
 from exporter.bundling.speech import speech_golden, speech_model
 from exporter.folders import cache_folder
+from exporter.pipeline import plan_recipe
+from exporter.recipe import load_recipe
 from exporter.replay.arm64 import archives, folder
 from exporter.replay.machines import CPUS, Host
 from exporter.replay.protocol import Kept, ProcessFailed
@@ -21,10 +26,7 @@ from exporter.replay.runners import EtText
 
 pytestmark = pytest.mark.real
 
-TASKS = (
-    "text-classification", "feature-extraction", "image-classification", "automatic-speech-recognition",
-    "text2text-generation",
-)  # fmt: skip
+TASKS = ("text-classification", "feature-extraction", "image-classification", "automatic-speech-recognition")
 ELF_ARM64 = 183  # e_machine
 
 
@@ -48,6 +50,16 @@ def arm(qexport):
     return lambda *given: qexport("verify", *given, "--abi", "arm64")
 
 
+def described(artifact):
+    """A manifest of the files as they are now."""
+    path = artifact / "manifest.json"
+    data = json.loads(path.read_text())
+    path.unlink()
+    for target in data["summary"]["targets"].values():
+        target["files"] = describe_files(artifact / target["folder"])
+    write_manifest(artifact, {key: value for key, value in data.items() if key not in ("format", "files")})
+
+
 def test_on_this_host(artifact, qexport):
     done = qexport("verify", artifact, "--abi", "x86_64", "--json")
     assert done.code == 0, done.err
@@ -57,6 +69,13 @@ def test_on_this_host(artifact, qexport):
     assert (onnx["file"], program["file"]) == ("onnxruntime/model.onnx", "executorch/model.pte")
     assert onnx["same_tokens"] == onnx["tokens"] == 8 and onnx["farthest"] < 1e-3
     assert program["farthest"] <= program["tolerance"]["logits"]
+    done = qexport("verify", artifact, "--abi", "x86_64")
+    (line,) = [line for line in done.out.splitlines() if "model.onnx" in line]
+    assert (
+        line.split()[:7] == ["onnxruntime/model.onnx", "1", "of", "1", "8", "of", "8"]
+        and line.split()[-1] == "passed"
+    )
+    assert len(line) <= 80
 
 
 def test_after_one_token_the_runner_gives_pythons_logits_to_the_last_bit(artifact):
@@ -72,13 +91,40 @@ def test_after_one_token_the_runner_gives_pythons_logits_to_the_last_bit(artifac
         assert np.allclose(runner.feed([5, 9]), python.forward([5, 9])[-1], atol=0.05)
 
 
+def test_sliding_windows_in_the_runner(artifact, tmp_path):
+    """Rings of keys and values, and masks: more tokens than a ring has places, at once and one by one."""
+    gemma_checkpoint(tmp_path / "model")
+    recipe = write_recipe(
+        tmp_path,
+        tmp_path / "model",
+        rules='  - {match: "**", scheme: float}',
+        targets="[{backend: executorch, max_context: 256}]",
+    )
+    model, plan = plan_recipe(load_recipe(recipe))
+    backend = get_backend("executorch")
+    skeleton = model.skeleton({layer.name: layer.scheme for layer in plan.layers}, None)
+    facts = backend.lower(skeleton, plan.targets[0], tmp_path, lambda what, share: None)
+    assert "llama::update_cache_with_indices.out" in facts["operators"]
+    tokens = [number * 37 % 96 for number in range(120)]
+    python = backend.open_text(tmp_path)
+    with Host().open("executorch", {"model": tmp_path / "model.pte"}) as remote:
+        runner = EtText(remote)
+        assert np.allclose(runner.feed(tokens[:100]), python.forward(tokens[:100])[-1], atol=1e-4)
+        for token in tokens[100:]:
+            assert np.allclose(runner.feed([token]), python.forward([token])[-1], atol=1e-4)
+
+
 @pytest.mark.parametrize("cpu", CPUS)
 def test_on_arm(artifact, arm, cpu):
+    write_ort(artifact / "onnxruntime", artifact / "onnxruntime" / "model.ort")  # as `ort_format: true` does
+    described(artifact)
     done = arm(artifact, "--cpu", cpu, "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
     assert found["passed"] and found["on"] == f"{cpu}, QEMU 10.0.13"
     assert found["versions"] == {"onnxruntime": "1.32.0", "executorch": "1.5.1"}
+    names = ["onnxruntime/model.onnx", "onnxruntime/model.ort", "executorch/model.pte"]
+    assert [one["file"] for one in found["files"]] == names
     for one in found["files"]:
         assert one["examples"] == 1 and one["tokens"] == 8
         assert one["farthest"] <= one["tolerance"]["logits"]
@@ -91,8 +137,8 @@ def test_on_arm(artifact, arm, cpu):
         assert len(there["top_ids"]) == len(there["top_logits"]) == 16
         same = there["greedy"][:-1]
         assert same == here["greedy"][: len(same)]
-    on = json.loads(column.read_text())["measured"]["on"]
-    assert on == f"{cpu}, QEMU 10.0.13"
+    measured = json.loads(column.read_text())["measured"]
+    assert measured["on"] == f"{cpu}, QEMU 10.0.13" and measured["of"] == names[1:]
     programs = (folder("python") / "usr/bin/python3.11", *(cache_folder() / "et_run").glob("arm64-v8a-*"))
     assert {path.read_bytes()[18] for path in programs} == {ELF_ARM64}
 
@@ -135,12 +181,7 @@ def test_values_that_arm_does_not_give(artifact, arm):
     ):  # alike, since the tolerance comes from how far they lie apart
         models[name]["top_logits"][models[name]["top_ids"].index(number)] += 3 * limit
     vectors.write_text(json.dumps(data))
-    manifest = artifact / "manifest.json"
-    about = json.loads(manifest.read_text())
-    entry = next(file for file in about["files"] if file["path"] == "golden/vectors.json")
-    entry["sha256"] = hashlib.sha256(vectors.read_bytes()).hexdigest()
-    entry["bytes"] = vectors.stat().st_size
-    manifest.write_text(json.dumps(about))
+    described(artifact)
     done = arm(artifact, "--steps", "2")
     assert done.code == 1
     line = "error: golden values differ on cortex-a76, QEMU 10.0.13:"
@@ -150,6 +191,15 @@ def test_values_that_arm_does_not_give(artifact, arm):
     assert last.startswith(f"  - onnxruntime/model.onnx, {prompt!r}: token {number} has logit ")
     assert "column   not written: not everything lies within what is allowed" in done.out
     assert not column_path(artifact, "arm64-v8a").exists()
+
+
+def test_a_part_of_the_examples(task_job, arm, tmp_path):
+    """A column is of all, or none is written."""
+    folder = shutil.copytree(task_job("text-classification").folder, tmp_path / "job")
+    done = arm(folder, "--examples", "1")
+    assert done.code == 0, done.err
+    assert "column   not written: not every example was run" in done.out
+    assert not column_path(folder, "arm64-v8a").exists()
 
 
 @pytest.mark.parametrize(

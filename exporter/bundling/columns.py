@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,7 +64,8 @@ def measured(artifact: Artifact) -> dict[str, list[dict[str, Any]]]:
 
 def _read(artifact: Artifact, abi: str, path: Path) -> list[dict[str, Any]] | None:
     """None where only another runtime's were measured."""
-    way_out = f"run `qexport verify {artifact.folder} --abi {_ARGUMENTS[abi]}` again, or delete {path.name}"
+    command = f"qexport verify {shlex.quote(str(artifact.folder))} --abi {_ARGUMENTS[abi]}"
+    way_out = f"run `{command}` again, or delete {path.name}"
     try:
         data = json.loads(path.read_text("utf-8"))
         form, entry = data["format"], data["runtimes"].get(artifact.runtime)

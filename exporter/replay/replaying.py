@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -47,6 +48,7 @@ class Replayed:
     file: str  # below the artifact's folder
     names: tuple[str, ...]  # of the examples
     judged: tuple[Judged, ...]
+    total: int  # golden examples that there are
     tolerance: Mapping[str, Any]
     seconds: float  # loading, running and comparing
     broken: str | None = None  # why the runtime ended before its time
@@ -65,13 +67,17 @@ class Replay:
 
     machine: Machine
     files: tuple[Replayed, ...]
-    whole: bool  # every golden example
     column: Path | None = None  # where golden values of the machine were written
 
     @property
     def failures(self) -> list[str]:
         """Of all files."""
         return [failure for one in self.files for failure in one.failures]
+
+    @property
+    def whole(self) -> bool:
+        """Every golden example was run."""
+        return all(len(one.judged) == one.total for one in self.files)
 
 
 def replay(folder: Path, settings: Settings, download: bool, stages: Stages) -> Replay:
@@ -86,14 +92,14 @@ def replay(folder: Path, settings: Settings, download: bool, stages: Stages) -> 
         _check_task(artifacts[0])
     machine = settings.machine
     if isinstance(machine, Emulated):
-        command = f"qexport verify {folder} --abi arm64 --download"
+        command = f"qexport verify {shlex.quote(str(folder))} --abi arm64 --download"
         arm64.provide([artifact.runtime for artifact in artifacts], download, command, stages.say)
     done = []
     for artifact in artifacts:
         for files in _files(artifact):
             with stages.stage(f"{_spoken(artifact, files)} on {machine}") as progress:
                 done.append(_replay_files(artifact, files, settings, progress))
-    result = Replay(machine, tuple(done), settings.examples is None)
+    result = Replay(machine, tuple(done))
     if result.failures or not result.whole or isinstance(machine, Host):
         return result
     return replace(result, column=_write(machine, done))
@@ -124,10 +130,9 @@ def _files(artifact: Artifact) -> list[dict[str, Path]]:
     """By names, what a process opens: the runtime's programs, then what was made of them in another format."""
     if artifact.runtime == "executorch":
         return [{"model": artifact.files / "model.pte"}]
-    programs = artifact.facts.get("programs", ["model"])
-    found = [{name: artifact.files / f"{name}.onnx" for name in programs}]
-    converted = {name: artifact.files / f"{name}.ort" for name in programs}
-    return [*found, converted] if all(path.is_file() for path in converted.values()) else found
+    programs, known = artifact.facts.get("programs", ["model"]), {x["path"] for x in artifact.facts["files"]}
+    endings = [".onnx"] + [".ort"] * all(f"{name}.ort" in known for name in programs)
+    return [{name: artifact.files / f"{name}{ending}" for name in programs} for ending in endings]
 
 
 def _replay_files(
@@ -135,7 +140,8 @@ def _replay_files(
 ) -> Replayed:
     start = time.perf_counter()
     allowed, data = tolerance(artifact), json.loads((artifact.folder / VECTORS).read_text("utf-8"))
-    examples = (data.get("prompts") or data["examples"])[: settings.examples]
+    known = data.get("prompts") or data["examples"]
+    examples = known[: settings.examples]
     judged: list[Judged] = []
     broken = None
     try:
@@ -148,7 +154,8 @@ def _replay_files(
         broken = str(problem)
     names = tuple(str(example.get("prompt", example.get("name"))) for example in examples)
     seconds = time.perf_counter() - start
-    return Replayed(artifact, _spoken(artifact, files), names, tuple(judged), allowed, seconds, broken)
+    file = _spoken(artifact, files)
+    return Replayed(artifact, file, names, tuple(judged), len(known), allowed, seconds, broken)
 
 
 def _spoken(artifact: Artifact, files: Mapping[str, Path]) -> str:

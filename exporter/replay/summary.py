@@ -23,7 +23,7 @@ def render_replay(result: Replay) -> RenderableType:
         same = f"{sum(each.same for each in one.judged)} of {tokens}" if tokens else "–"
         verdict = "FAILED" if one.failures else "passed"
         table.add_row(
-            Text(one.file), f"{len(one.judged)} of {len(one.names)}", same, _farthest(one), _allowed(one),
+            Text(one.file), f"{len(one.judged)} of {one.total}", same, _farthest(one), _allowed(one),
             f"{one.seconds:.1f}", verdict,
         )  # fmt: skip
     versions = ", ".join(f"{name} {result.machine.version(name)}" for name in _runtimes(result))
