@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from exporter.recipe import Recipe
+    from exporter.replay.settings import Settings
 
 _PATH = click.Path(path_type=Path, readable=False)  # whoever opens it says what is wrong
 _recipe_option = click.option("--recipe", "-r", type=_PATH, metavar="R", help="The recipe, a YAML file.")
@@ -131,6 +132,9 @@ def inspect(artifact: Path, as_json: bool) -> None:
     show_default=True,
     help="For arm64.",
 )
+@click.option(
+    "--runtime", type=click.Choice(["onnxruntime", "executorch"]), help="Its files only. [default: all]"
+)
 @click.option("--steps", type=click.IntRange(1), default=8, show_default=True, help="Tokens of each answer.")
 @click.option("--examples", type=click.IntRange(1), help="Only so many of the golden ones. [default: all]")
 @click.option(
@@ -146,6 +150,7 @@ def verify(
     layers: bool,
     abi: str | None,
     cpu: str,
+    runtime: str | None,
     steps: int,
     examples: int | None,
     download: bool,
@@ -157,9 +162,11 @@ def verify(
     give their golden values again, on this host or an emulated ARM64 processor; where arm64's lie within what is
     allowed they are written beside, for `qexport bundle`.
     """
+    from exporter.replay.settings import Settings
+
     given = set(_given_options(context))
     if abi is None:
-        _no_effect(given & {"--cpu", "--steps", "--examples", "--download"}, "needs --abi arm64")
+        _no_effect(given & {"--cpu", "--runtime", "--steps", "--examples", "--download"}, "needs --abi arm64")
         _verify_ladder(artifact, _load(recipe, model) if recipe else None, model, layers, as_json)
         return
     _no_effect(
@@ -167,7 +174,7 @@ def verify(
     )
     if abi == "x86_64":
         _no_effect(given & {"--cpu", "--download"}, "has no effect with --abi x86_64, which is this host")
-    _verify_golden(artifact, abi, cpu, steps, examples, download, as_json)
+    _verify_golden(artifact, Settings(abi, runtime, cpu, examples, steps), download, as_json)
 
 
 def _no_effect(options: set[str], why: str) -> None:
@@ -192,15 +199,13 @@ def _verify_ladder(
         raise GateFailed("parity failed:\n" + "\n".join(f"  - {sentence}" for sentence in parity.failures))
 
 
-def _verify_golden(
-    artifact: Path, abi: str, cpu: str, steps: int, examples: int | None, download: bool, as_json: bool
-) -> None:
+def _verify_golden(artifact: Path, settings: Settings, download: bool, as_json: bool) -> None:
     from exporter.errors import GateFailed
     from exporter.progress import Stages
-    from exporter.replay.replaying import Settings, replay
+    from exporter.replay.replaying import replay
     from exporter.replay.summary import render_replay, replay_json
 
-    found = replay(artifact, Settings(abi, cpu, examples, steps), download, Stages(_console()))
+    found = replay(artifact, settings, download, Stages(_console()))
     if as_json:
         click.echo(json.dumps(replay_json(found), indent=1))
     else:

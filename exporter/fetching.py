@@ -157,7 +157,11 @@ def _run(command: Sequence[str], where: Path, way_out: str = "") -> None:
     result = subprocess.run(command, cwd=where, check=False, capture_output=True, text=True)
     if result.returncode:
         said = "\n  ".join(result.stderr.strip().splitlines()[-_SAID:])
-        way_out = f"is the network reachable? {way_out}" if way_out else "the lines above say why"
+        way_out = (
+            f"is the network reachable, and this version still there? {way_out}"
+            if way_out
+            else "the lines above say why"
+        )
         what = " ".join([Path(command[0]).name, *command[-2:]])
         raise FetchError(f"{what} failed with exit code {result.returncode}:\n  {said}\n{way_out}")
 

@@ -20,9 +20,10 @@ from exporter.folders import cache_folder
 from exporter.pipeline import plan_recipe
 from exporter.recipe import load_recipe
 from exporter.replay.arm64 import archives, folder
-from exporter.replay.machines import CPUS, Host
+from exporter.replay.machines import Host
 from exporter.replay.protocol import Kept, ProcessFailed
 from exporter.replay.runners import EtText
+from exporter.replay.settings import CPUS
 
 pytestmark = pytest.mark.real
 
@@ -137,7 +138,7 @@ def test_on_arm(artifact, arm, cpu):
         assert len(there["top_ids"]) == len(there["top_logits"]) == 16
         same = there["greedy"][:-1]
         assert same == here["greedy"][: len(same)]
-    measured = json.loads(column.read_text())["measured"]
+    measured = json.loads(column.read_text())["runtimes"]["onnxruntime"]["measured"]
     assert measured["on"] == f"{cpu}, QEMU 10.0.13" and measured["of"] == names[1:]
     programs = (folder("python") / "usr/bin/python3.11", *(cache_folder() / "et_run").glob("arm64-v8a-*"))
     assert {path.read_bytes()[18] for path in programs} == {ELF_ARM64}

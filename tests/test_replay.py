@@ -90,6 +90,15 @@ def test_golden_has_the_column_of_the_runtime_that_was_measured(artifact, column
     assert [path.name for path in column.parent.iterdir() if path.name.startswith(".")] == []
 
 
+def test_a_column_keeps_what_was_measured_of_other_runtimes(artifact, column):
+    opened = open_artifact(artifact, "executorch")
+    values = [{"greedy": [2], "top_ids": [2], "top_logits": [0.25]} for _ in golden(opened)["prompts"]]
+    write_column("arm64-v8a", {"on": "another test"}, [(opened, values)])
+    for runtime, token in (("onnxruntime", 1), ("executorch", 2)):
+        (prompt, *_) = golden(open_artifact(artifact, runtime))["prompts"]
+        assert prompt["values"]["arm64-v8a"]["greedy"] == [token]
+
+
 def stale(artifact, qexport, tmp_path):
     """What `qexport bundle` says."""
     app = tmp_path / "app"
@@ -175,6 +184,7 @@ def test_a_package_that_cannot_be_had(tmp_path, monkeypatch):
     ("options", "message"),
     [
         (["--cpu", "max"], "--cpu needs --abi arm64"),
+        (["--runtime", "executorch"], "--runtime needs --abi arm64"),
         (["--download"], "--download needs --abi arm64"),
         (["--abi", "x86_64", "--cpu", "max"], "--cpu has no effect with --abi x86_64, which is this host"),
         (["--abi", "arm64", "--layers"], "--layers has no effect with --abi, which replays golden values"),
@@ -194,6 +204,21 @@ def test_a_changed_file(artifact, qexport):
         f"error: {artifact}: executorch/model.pte: missing, or not as written (manifest.json has another sha256); "
         "export again with --force\n"
     )
+
+
+def test_a_cache_that_the_runner_cannot_attend_to(artifact, qexport):
+    path = artifact / "manifest.json"
+    data = json.loads(path.read_text())
+    for entry in data["summary"]["plan"]["targets"]:
+        entry["target"]["kv_cache"] = "int8"
+    path.write_text(json.dumps(data))
+    done = qexport("verify", artifact, "--abi", "x86_64")
+    assert done.code == 2
+    assert done.err.removeprefix("check …\n") == (
+        f"error: {artifact}: its .pte keeps keys and values as int8, the runner of golden values attends to float32 "
+        "only; export with kv_cache: float32, or pass --runtime onnxruntime for the other file\n"
+    )
+    assert qexport("verify", artifact, "--abi", "x86_64", "--runtime", "onnxruntime").code == 0
 
 
 def test_a_task_that_is_not_replayed(artifact, qexport):

@@ -31,21 +31,31 @@ def column_path(folder: Path, abi: str) -> Path:
 
 
 def write_column(
-    abi: str, measured: Mapping[str, object], values: Sequence[tuple[Artifact, Sequence[Mapping[str, Any]]]]
+    abi: str, how: Mapping[str, object], values: Sequence[tuple[Artifact, Sequence[Mapping[str, Any]]]]
 ) -> Path:
-    """Whole or not at all. `values`: for each runtime of one artifact, those of all golden examples; `measured`: how,
-    for a person who reads the file."""
+    """Whole or not at all. `values`: for each runtime of one artifact, those of all golden examples; `how` they were
+    measured, for a person who reads the file. What it has of other runtimes stays."""
     path = column_path(values[0][0].folder, abi)
     runtimes = {
-        artifact.runtime: {"files": _files(artifact), "values": list(found)} for artifact, found in values
+        artifact.runtime: {"files": _files(artifact), "measured": how, "values": list(found)}
+        for artifact, found in values
     }
     with tempfile.TemporaryDirectory(prefix=f".{abi}-", dir=path.parent) as scratch:
         draft = Path(scratch) / path.name
-        write_json(draft, {"format": _FORMAT, "abi": abi, "measured": measured, "runtimes": runtimes})
+        write_json(draft, {"format": _FORMAT, "abi": abi, "runtimes": {**_others(path), **runtimes}})
         with draft.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(draft, path)
     return path
+
+
+def _others(path: Path) -> dict[str, Any]:
+    """Whether they are stale is found out where they are read."""
+    try:
+        data = json.loads(path.read_text("utf-8"))
+        return dict(data["runtimes"]) if data["format"] == _FORMAT else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def measured(artifact: Artifact) -> dict[str, list[dict[str, Any]]]:

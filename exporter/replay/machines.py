@@ -22,7 +22,6 @@ from exporter.replay import arm64
 from exporter.replay.protocol import Remote
 
 Abi = Literal["x86_64", "arm64-v8a"]
-CPUS = ("cortex-a76", "max")  # NEON with dot products; all that the emulator knows: i8mm, SVE, SME, too
 _HERE = Path(__file__).parent
 _SOURCES = ("et_run.cpp", "et_attention.cpp")
 _LIBRARIES = ("", "_backend_xnnpack", "_kernels_optimized", "_kernels_quantized", "_threadpool")
@@ -58,7 +57,7 @@ class Host:
 class Emulated:
     """ARM64 programs, one at a time, by QEMU's user mode; what arm64.provide() unpacked."""
 
-    cpu: str = CPUS[0]
+    cpu: str
     abi: Abi = "arm64-v8a"
 
     def __str__(self) -> str:

@@ -19,25 +19,9 @@ from exporter.progress import Report, Stages
 from exporter.replay import arm64
 from exporter.replay.examples import replayer
 from exporter.replay.judging import Judged
-from exporter.replay.machines import CPUS, Emulated, Host, Machine, check_host
+from exporter.replay.machines import Emulated, Host, Machine, check_host
 from exporter.replay.protocol import ProcessFailed
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is replayed, and where."""
-
-    abi: str = "arm64"  # | "x86_64"
-    cpu: str = CPUS[0]  # of the emulated machine
-    examples: int | None = None  # None: all golden ones
-    steps: int = (
-        8  # tokens of an answer, at most: emulation takes a third of a second for one of SmolLM2-135M
-    )
-
-    @property
-    def machine(self) -> Machine:
-        """Where the runtimes run."""
-        return Host() if self.abi == "x86_64" else Emulated(self.cpu)
+from exporter.replay.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -86,11 +70,12 @@ def replay(folder: Path, settings: Settings, download: bool, stages: Stages) -> 
     check_host()
     with stages.stage("check"):
         found = list(read_manifest(folder)["summary"]["targets"])
-        artifacts = [open_artifact(folder, name) for name in RUNTIMES if name in found]
-        if not artifacts:
-            artifacts = [open_artifact(folder, None)]  # says why there is none
-        _check_task(artifacts[0])
-    machine = settings.machine
+        names: list[str | None] = [name for name in RUNTIMES if name in found and settings.runtime is None]
+        # open_artifact says why there is none, or none of this name
+        artifacts = [open_artifact(folder, name) for name in names or [settings.runtime]]
+        for artifact in artifacts:
+            _check_fit(artifact)
+    machine: Machine = Host() if settings.abi == "x86_64" else Emulated(settings.cpu)
     if isinstance(machine, Emulated):
         command = f"qexport verify {shlex.quote(str(folder))} --abi arm64 --download"
         arm64.provide([artifact.runtime for artifact in artifacts], download, command, stages.say)
@@ -98,7 +83,7 @@ def replay(folder: Path, settings: Settings, download: bool, stages: Stages) -> 
     for artifact in artifacts:
         for files in _files(artifact):
             with stages.stage(f"{_spoken(artifact, files)} on {machine}") as progress:
-                done.append(_replay_files(artifact, files, settings, progress))
+                done.append(_replay_files(artifact, files, machine, settings, progress))
     result = Replay(machine, tuple(done))
     if result.failures or not result.whole or isinstance(machine, Host):
         return result
@@ -108,21 +93,27 @@ def replay(folder: Path, settings: Settings, download: bool, stages: Stages) -> 
 def _write(machine: Machine, files: Sequence[Replayed]) -> Path:
     """The column of what the app ships: model.ort where the artifact has it, which comes last of a runtime's files."""
     last = {one.artifact.runtime: one for one in files}.values()
-    measured = {
+    how = {
         "on": str(machine),
         "versions": {one.artifact.runtime: machine.version(one.artifact.runtime) for one in last},
         "of": [one.file for one in last],
     }
     return write_column(
-        machine.abi, measured, [(one.artifact, [each.values for each in one.judged]) for one in last]
+        machine.abi, how, [(one.artifact, [each.values for each in one.judged]) for one in last]
     )
 
 
-def _check_task(artifact: Artifact) -> None:
+def _check_fit(artifact: Artifact) -> None:
     if artifact.task == "module":
         raise ArtifactError(
             f"{artifact.folder}: golden values of task module are not replayed; `qexport verify` without --abi runs "
             "its whole ladder on this host"
+        )
+    cache = artifact.target["kv_cache"]
+    if artifact.runtime == "executorch" and cache != "float32":
+        raise ArtifactError(
+            f"{artifact.folder}: its .pte keeps keys and values as {cache}, the runner of golden values attends to "
+            "float32 only; export with kv_cache: float32, or pass --runtime onnxruntime for the other file"
         )
 
 
@@ -136,7 +127,7 @@ def _files(artifact: Artifact) -> list[dict[str, Path]]:
 
 
 def _replay_files(
-    artifact: Artifact, files: Mapping[str, Path], settings: Settings, progress: Report
+    artifact: Artifact, files: Mapping[str, Path], machine: Machine, settings: Settings, progress: Report
 ) -> Replayed:
     start = time.perf_counter()
     allowed, data = tolerance(artifact), json.loads((artifact.folder / VECTORS).read_text("utf-8"))
@@ -145,7 +136,7 @@ def _replay_files(
     judged: list[Judged] = []
     broken = None
     try:
-        with settings.machine.open(artifact.runtime, files) as remote:
+        with machine.open(artifact.runtime, files) as remote:
             judge = replayer(artifact, data, remote, allowed, settings.steps)
             for number, example in enumerate(examples, 1):
                 judged.append(judge(example))
