@@ -143,7 +143,9 @@ def host(build: Path, library: Path, executorch: Path | None) -> list[str]:
     run([*shim, "-ldl"], "compiling host/shim.c")
     jar = unpacked / "classes.jar"
     compile_java(HERE / "core" / "src", classes, 8, [])
-    api = build / "host" / "executorch"  # apart from the classes: it is the app's only where a phone has another
+    api = (
+        build / "host" / "executorch"
+    )  # apart from the classes: it is the app's only where a phone has another
     shutil.rmtree(api, ignore_errors=True)
     api.mkdir()
     compile_java(HERE / "host" / "src-et", api, 8, [])
