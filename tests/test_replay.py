@@ -15,6 +15,7 @@ from exporter.bundling.golden import golden
 from exporter.errors import FetchError
 from exporter.fetching import Package, fetch
 from exporter.replay.arm64 import PARTS, archives, folder
+from exporter.replay.examples import forced, with_own
 from exporter.replay.judging import judge_logits, judge_prompt, judge_vector
 
 GOLDEN = {"greedy": [2, 0], "top_ids": [2, 1], "top_logits": [3.0, 1.0]}
@@ -35,6 +36,26 @@ def test_a_column_has_no_token_that_other_tokens_led_to():
     values = {**GOLDEN, "greedy": [2, 0, 1]}
     found = judge_prompt(values, 0.5, rows([0, 1, 3], [1, 1.5, 0], [0, 1, 0]))
     assert (found.same, found.values["greedy"]) == (2, [2, 1])
+
+
+class Sums:
+    """A language model whose next token is the sum of all before it and one, modulo ten."""
+
+    def reset(self):
+        self.tokens = []
+
+    def feed(self, tokens):
+        self.tokens += tokens
+        row = np.zeros(10, np.float32)
+        row[(sum(self.tokens) + 1) % 10] = 1
+        return row
+
+
+@pytest.mark.parametrize("golden", [[4, 8, 6, 2, 4], [4, 9, 0, 0, 0], [5, 0, 0, 0, 0]])
+def test_a_column_has_the_processors_own_answer(golden):
+    values = {"greedy": golden, "top_ids": [4], "top_logits": [1.0]}
+    found = with_own(judge_prompt(values, 1, forced(Sums(), [3], golden)), "greedy", Sums(), [3], 5)
+    assert found.values["greedy"] == [4, 8, 6, 2, 4]
 
 
 def test_a_token_too_far_behind():

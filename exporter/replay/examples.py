@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from exporter.errors import ArtifactError
 from exporter.replay.judging import Judged, judge_answer, judge_logits, judge_prompt, judge_vector
 from exporter.replay.protocol import Remote
 from exporter.replay.runners import (
+    Allowed,
     Answering,
     EtAnswering,
     EtProgram,
@@ -32,7 +34,10 @@ Example = Mapping[str, Any]  # of golden/vectors.json
 def replayer(
     artifact: Artifact, data: Mapping[str, Any], remote: Remote, tolerance: Mapping[str, Any], steps: int
 ) -> Callable[[Example], Judged]:
-    """What replays one example of golden/vectors.json, whose whole content is `data`; `steps`: tokens of an answer."""
+    """What replays one example of golden/vectors.json, whose whole content is `data`; `steps`: tokens of an answer.
+
+    Values of what it judged have the processor's own answer, which costs another run where that is not golden's.
+    """
     family = SPECS[artifact.task].family
     if family == "causal":
         return _text(artifact, remote, tolerance["logits"], steps)
@@ -46,9 +51,10 @@ def _text(artifact: Artifact, remote: Remote, limit: float, steps: int) -> Calla
     model = EtText(remote) if _is_et(artifact) else OrtText(remote, "model", artifact.files)
 
     def judge(example: Example) -> Judged:
-        golden = example["models"][artifact.runtime]
-        model.reset()
-        return judge_prompt(golden, limit, _forced(model, example["input_ids"], golden["greedy"][:steps]))
+        golden, prompt = example["models"][artifact.runtime], example["input_ids"]
+        rows = forced(model, prompt, golden["greedy"][:steps])
+        found = judge_prompt(golden, limit, rows)
+        return with_own(found, "greedy", model, prompt, len(rows))
 
     return judge
 
@@ -65,15 +71,13 @@ def _answer(
     programs = artifact.facts["programs"]
     model: Answering
     model = EtAnswering(remote, programs) if _is_et(artifact) else OrtAnswering(remote, programs)
+    allowed = Allowed(model, prompt, decoding["never"], decoding["never_first"])
 
     def judge(example: Example) -> Judged:
         golden = example["tokens"][artifact.runtime]
         model.listen(_inputs(artifact, example))
-        rows = [row.copy() for row in _forced(model, prompt, golden[:steps])]
-        for row in rows:
-            row[decoding["never"]] = -np.inf
-        rows[0][decoding["never_first"]] = -np.inf
-        return judge_answer(golden, limit, rows)
+        rows = forced(allowed, prompt, golden[:steps])
+        return with_own(judge_answer(golden, limit, rows), "tokens", allowed, prompt, len(rows))
 
     return judge
 
@@ -98,11 +102,22 @@ def _program(artifact: Artifact, remote: Remote, tolerance: Mapping[str, Any]) -
     return judge
 
 
-def _forced(model: Text, prompt: Sequence[int], golden: Sequence[int]) -> list[Row]:
+def forced(model: Text, prompt: Sequence[int], golden: Sequence[int]) -> list[Row]:
     """What each golden token is chosen from, those before it being given: so that one near tie does not change all
     that comes behind it."""
+    model.reset()
     rows = [model.feed(prompt)]
     return rows + [model.feed([token]) for token in golden[:-1]]
+
+
+def with_own(found: Judged, key: str, model: Text, prompt: Sequence[int], steps: int) -> Judged:
+    """The answer from the first token on that is not golden's, behind which golden's own were given: asked again."""
+    own = list(found.values[key])
+    row = forced(model, prompt, [*own, 0])[-1] if len(own) < steps else None
+    while row is not None:
+        own.append(int(np.argmax(row)))
+        row = model.feed(own[-1:]) if len(own) < steps else None
+    return replace(found, values={**found.values, key: own})
 
 
 def _inputs(artifact: Artifact, example: Example) -> dict[str, NDArray[Any]]:

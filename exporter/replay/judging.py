@@ -52,7 +52,7 @@ def judge_answer(golden: Sequence[int], limit: float, rows: Sequence[Rows]) -> J
                 f"at most {2 * limit:.4f}"
             )
     apart = next((n for n, (a, b) in enumerate(zip(tokens, own, strict=True)) if a != b), len(own))
-    # behind the first other token golden ones were given, after which this processor's own would be others
+    # behind the first other token golden ones were given: what is the likeliest there is no answer of its own
     values = {"tokens": own[: apart + 1], **_of_row(rows[0])}
     return Judged(distance, same, len(tokens), failure, values)
 
@@ -97,8 +97,8 @@ def _logits(ids: Sequence[int], golden: Sequence[float], limit: float, row: Rows
 
 
 def _of_row(row: Rows) -> dict[str, Any]:
-    top = _top(row)
-    return {"top_ids": top.tolist(), "top_logits": [round(float(x), 4) for x in row[top]]}
+    top = [number for number in _top(row) if np.isfinite(row[number])]  # forbidden ones are endlessly small
+    return {"top_ids": list(map(int, top)), "top_logits": [round(float(x), 4) for x in row[top]]}
 
 
 def _endless(error: float) -> float:

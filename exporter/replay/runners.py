@@ -163,6 +163,28 @@ class EtAnswering(EtText):
         return [ids, Kept("encoder.0"), position]
 
 
+class Allowed:
+    """An encoder-decoder model that never chooses some tokens, others not as the first behind the prompt."""
+
+    def __init__(
+        self, model: Answering, prompt: Sequence[int], never: Sequence[int], never_first: Sequence[int]
+    ) -> None:
+        self._model, self._prompt = model, list(prompt)
+        self._never, self._never_first = list(never), list(never_first)
+
+    def reset(self) -> None:
+        """Forget every token."""
+        self._model.reset()
+
+    def feed(self, tokens: Sequence[int]) -> Row:
+        """Append tokens; the last one's logits, those of tokens that are not allowed endlessly small."""
+        row = self._model.feed(tokens).copy()
+        row[self._never] = -np.inf
+        if list(tokens) == self._prompt:
+            row[self._never_first] = -np.inf
+        return row
+
+
 class OrtProgram:
     """One graph of an encoder; `signature`: the manifest's."""
 
