@@ -90,7 +90,8 @@ def unpack(packages: Sequence[Package], cache: Path, folder: Path) -> None:
             archive, place = cache / package.file, aside if package.keep else whole
             check(package, archive)
             if package.kind == "deb":
-                _run([_tool("dpkg-deb", "install dpkg"), "-x", str(archive), str(place)], Path(scratch))
+                command = [_tool("dpkg-deb", "install dpkg"), "-x", str(archive), str(place)]
+                _run(command, Path(scratch), f"dpkg-deb -x {archive}")
             else:
                 with zipfile.ZipFile(archive) as wheel:
                     wheel.extractall(place)
@@ -124,8 +125,9 @@ def _deb(package: Package, scratch: Path, cache: Path) -> None:
     command = [apt, *(word for key, value in settings.items() for word in ("-o", f"{key}={value}"))]
     wanted = f"{package.name}={package.version}"
     if not any((state / "lists").glob("*_Packages*")) or _failed([*command, "download", wanted], scratch):
-        _run([*command, "update"], scratch)
-        _run([*command, "download", wanted], scratch, f"or put {package.file} into {cache} by hand")
+        way_out = _by_hand(package, cache)
+        _run([*command, "update"], scratch, f"apt-get update for {package.suite}", way_out)
+        _run([*command, "download", wanted], scratch, f"apt-get download {wanted}", way_out)
 
 
 def _mirror(apt: str) -> str:
@@ -145,25 +147,25 @@ def _wheel(package: Package, scratch: Path, cache: Path) -> None:
     command += ["--only-binary=:all:", "--dest", str(scratch), "--implementation", "cp", "--abi", abi]
     command += ["--python-version", interpreter.removeprefix("cp")]
     command += [word for platform in platforms.split(".") for word in ("--platform", platform)]
-    by_hand = f"or put {package.file} into {cache} by hand"
-    _run([*command, f"{package.name}=={package.version}"], scratch, by_hand)
+    wanted = f"{package.name}=={package.version}"
+    _run([*command, wanted], scratch, f"pip download {wanted}", _by_hand(package, cache))
 
 
 def _failed(command: Sequence[str], where: Path) -> bool:
     return subprocess.run(command, cwd=where, check=False, capture_output=True).returncode != 0
 
 
-def _run(command: Sequence[str], where: Path, way_out: str = "") -> None:
+def _run(command: Sequence[str], where: Path, what: str, way_out: str = "the lines above say why") -> None:
     result = subprocess.run(command, cwd=where, check=False, capture_output=True, text=True)
     if result.returncode:
-        said = "\n  ".join(result.stderr.strip().splitlines()[-_SAID:])
-        way_out = (
-            f"is the network reachable, and this version still there? {way_out}"
-            if way_out
-            else "the lines above say why"
-        )
-        what = " ".join([Path(command[0]).name, *command[-2:]])
-        raise FetchError(f"{what} failed with exit code {result.returncode}:\n  {said}\n{way_out}")
+        lines = result.stderr.strip().splitlines()
+        errors = [line for line in lines if line.startswith(("E:", "ERROR:"))]
+        said = "".join(f"\n  {line}" for line in (errors or lines)[-_SAID:])
+        raise FetchError(f"{what} failed with exit code {result.returncode}:{said}\n{way_out}")
+
+
+def _by_hand(package: Package, cache: Path) -> str:
+    return f"is the network reachable, and this version still there? If not, put {package.file} into {cache} by hand"
 
 
 def _tool(name: str, way_out: str) -> str:
