@@ -256,3 +256,13 @@ def test_speech_without_a_clip(artifact, app, bundle):
         f"check …\nerror: {folder}: has no golden clip that the app could hear again; name a folder of WAV files as "
         "parity.data.audio in the recipe and export again\n"
     )
+
+
+def test_a_token_for_another_kind_of_input(artifact, app, bundle):
+    """Gemma's tokenizer has one for pictures; the model's table ends before it."""
+    folder = artifact("text-classification")
+    token = {"id": 96, "content": "<picture>", "single_word": False, "lstrip": False, "rstrip": False}
+    token |= {"normalized": False, "special": True}
+    rewritten(folder, "onnxruntime/tokenizer.json", lambda data: data["added_tokens"].append(token))
+    assert bundle(folder).code == 0
+    assert written(app)[0]["encoder"]["vocab"] == 96
