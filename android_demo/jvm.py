@@ -30,6 +30,8 @@ PARTS = ("core", "host", "et")
 AAR = "package/Plugins/Android/onnxruntime.aar"
 TEST_PACKAGES = ("junit4", "libhamcrest-java")
 JARS = ("junit4.jar", "hamcrest.jar")
+# attention's sums several at a time, since its plain loops are no part of what is tested
+QUICK_SUMS = ("-O3", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno")
 EXECUTORCH = ("", "_backend_xnnpack", "_kernels_optimized", "_kernels_quantized", "_threadpool")
 
 
@@ -146,7 +148,7 @@ def host(build: Path, library: Path, executorch: Path | None) -> list[str]:
     run([*shim, "-ldl"], "compiling host/shim.c")
     jar = unpacked / "classes.jar"
     compile_java(HERE / "core" / "src", classes, 8, [])
-    api = build / "host" / "executorch"  # apart from the classes: it is the app's only where a phone has another
+    api = build / "host" / "executorch"  # not among the classes: a phone has its own
     shutil.rmtree(api, ignore_errors=True)
     api.mkdir()
     compile_java(HERE / "host" / "src-et", api, 8, [])
@@ -156,7 +158,7 @@ def host(build: Path, library: Path, executorch: Path | None) -> list[str]:
     classpath = [classes, jar]
     if executorch is not None:
         headers = [f"-I{java_home / 'include'}", f"-I{java_home / 'include' / 'linux'}"]
-        shim = ["-shared", "-fPIC", *headers, "-o", str(libraries / "libexecutorch_jni.so")]
+        shim = ["-shared", "-fPIC", *QUICK_SUMS, *headers, "-o", str(libraries / "libexecutorch_jni.so")]
         et_compiled("et_shim.cpp", executorch, "g++", shim)
         classpath.append(api)
     native = [f"-Donnxruntime.native.path={libraries}", f"-Djava.library.path={libraries}"]

@@ -32,17 +32,22 @@ def installed_executorch() -> Path:
     """The wheel's folder with its C++ libraries."""
     spec = find_spec("executorch")
     assert spec is not None
-    (folder,) = [place for place in map(Path, spec.submodule_search_locations or ()) if (place / "lib").is_dir()]
+    (folder,) = [
+        place for place in map(Path, spec.submodule_search_locations or ()) if (place / "lib").is_dir()
+    ]
     return folder
 
 
-def bundled(artifact: Path, app: Path, runtime: str = "onnxruntime") -> Path:
-    """The folder that `qexport bundle` makes of the artifact, in an app without its sources."""
+def bundled(artifact: Path, app: Path, runtime: str = "onnxruntime", licensed: bool = False) -> Path:
+    """The folder that `qexport bundle` makes of the artifact, in an app without its sources; `licensed`: the model
+    comes with a licence."""
     (app / "app").mkdir(parents=True)
     shutil.copy(ROOT / "android_demo/app/runtimes.json", app / "app")
-    terms = app / "terms.txt"
-    terms.write_text("Do as you like.\n")
-    command = [QEXPORT, "bundle", artifact, "--app", app, "--license", terms, "--runtime", runtime]
+    command = [QEXPORT, "bundle", artifact, "--app", app, "--runtime", runtime]
+    if not licensed:
+        terms = app / "terms.txt"
+        terms.write_text("Do as you like.\n")
+        command += ["--license", terms]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (folder,) = (app / "app/src/main/assets/models").iterdir()

@@ -149,7 +149,11 @@ def test_a_program_that_is_cut_off(java, whole, changed, kept):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("vocab", 100_000, "The program gives {vocab} logits, the bundle says 100000; bundle the model again with"),
+        (
+            "vocab",
+            100_000,
+            "The program gives {vocab} logits, the bundle says 100000; bundle the model again with",
+        ),
         ("context", 5000, "The program holds 4096 tokens, the bundle says 5000; bundle the model again with"),
     ],
 )
@@ -195,8 +199,9 @@ def test_a_program_that_is_gone(java, whole, tmp_path):
         public class Gone {
             public static void main(String[] given) throws Exception {
                 String about = new String(Files.readAllBytes(Paths.get(given[0])), "UTF-8");
+                qexport.core.TextModel text = qexport.core.Bundle.parse(about).text();
                 try {
-                    new qexport.et.EtEngine("gone.pte", qexport.core.Bundle.parse(about).text(), Integer.parseInt(given[1]));
+                    new qexport.et.EtEngine("gone.pte", text, Integer.parseInt(given[1]));
                 } catch (qexport.core.EngineException problem) {
                     System.out.println(problem.getMessage());
                 }
