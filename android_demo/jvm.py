@@ -1,168 +1,65 @@
 """Compiles the demo's Java parts and runs their tests on the JVM.
 
     python android_demo/jvm.py core                   compile the core, run its tests
+    python android_demo/jvm.py app                    the same for the app's classes that need nothing of Android
     python android_demo/jvm.py host --library FILE    also the engine, for an ONNX Runtime library of this machine;
                                                       prints the command that runs host/src/qexport/host/Main.java
     … --executorch DIR                                and for the ExecuTorch of an unpacked or installed wheel
+    … --jar FILE                                      the classes that become the APK's DEX instead of fresh ones:
+                                                      `python android_demo/build_apk.py classes --out FILE`
 
-Needs a JDK of version 17 or later, gcc for the host and, for the first run, Debian's apt-get and dpkg-deb or npm.
+Needs qexport's own environment, a JDK of version 17 or later, gcc for the host and, for the first run, Debian's apt-get
+and dpkg-deb or npm.
 """
 
+from __future__ import annotations
+
 import argparse
-import hashlib
 import json
 import os
-import shutil
-import subprocess
 import sys
-import tarfile
-import tempfile
-import tomllib
-import zipfile
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-CACHE = Path(os.environ.get("QEXPORT_CACHE") or Path.home() / ".cache" / "qexport") / "android"
-PARTS = ("core", "host")
-AAR = "package/Plugins/Android/onnxruntime.aar"
-TEST_PACKAGES = ("junit4", "libhamcrest-java")
-JARS = ("junit4.jar", "hamcrest.jar")
+from common import APP, ENGINES, HERE, JDK, Failed, aar, compile_java, fresh, part, run, sources, tool
+
+PARTS = ("core", "app", "host")
+# attention's sums several at a time: its plain loops are no part of what is tested
+QUICK_SUMS = ("-O3", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno")
 EXECUTORCH = ("", "_backend_xnnpack", "_kernels_optimized", "_kernels_quantized", "_threadpool")
 
 
-class Failed(Exception):
-    """Something is missing or does not compile; the message says what and the way out."""
-
-
-def tool(name: str, way_out: str) -> str:
-    """The program's path."""
-    found = shutil.which(name)
-    if found is None:
-        raise Failed(f"{name} is not on this machine; {way_out}")
-    return found
-
-
-def run(command: list[str], what: str, where: Path | None = None) -> None:
-    """Runs it with its output shown; a failure is named by `what`."""
-    code = subprocess.run(command, cwd=where, check=False).returncode
-    if code:
-        raise Failed(f"{what} failed (exit code {code}); the lines above say why")
-
-
-def pinned() -> dict[str, dict[str, str]]:
-    """packages.toml by name."""
-    with open(HERE / "packages.toml", "rb") as file:
-        return {package["name"]: package for package in tomllib.load(file)["package"]}
-
-
-def check(path: Path, package: dict[str, str]) -> None:
-    """Refuses a file that is not the pinned one."""
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != package["sha256"]:
-        path.unlink()
-        raise Failed(
-            f"{path}: sha256 {found}, packages.toml pins {package['sha256']}; it has been deleted, so run this "
-            "again, and if the same happens, look at what changed before you pin the new one"
-        )
-
-
-def fetched(package: dict[str, str]) -> Path:
-    """The package's archive in the cache, downloaded when it is not there yet, and checked."""
-    archive = CACHE / package["file"]
-    by_hand = f"put {package['file']} into {CACHE} by hand"
-    CACHE.mkdir(parents=True, exist_ok=True)
-    if not archive.exists():
-        print(f"fetching {package['name']} {package['version']} …", file=sys.stderr)
-        if package["kind"] == "deb":
-            apt = tool("apt-get", by_hand)
-            command = [apt, "download", f"{package['name']}={package['version']}"]
-        else:
-            command = [tool("npm", by_hand), "pack", "--silent", f"{package['name']}@{package['version']}"]
-        with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
-            result = subprocess.run(command, cwd=temporary, check=False, capture_output=True, text=True)
-            if result.returncode and package["kind"] == "deb":  # a fresh machine has no lists of packages yet
-                subprocess.run([apt, "update"], check=False, capture_output=True)
-                result = subprocess.run(command, cwd=temporary, check=False, capture_output=True, text=True)
-            found = [path for path in Path(temporary).iterdir() if path.suffix in (".deb", ".tgz")]
-            if result.returncode or len(found) != 1:
-                raise Failed(
-                    f"{' '.join(command)} failed: {result.stderr.strip()}; is the registry reachable? Or {by_hand}"
-                )
-            os.replace(found[0], archive)
-    check(archive, package)
-    return archive
-
-
-def deb(package: dict[str, str]) -> Path:
-    """A Debian package's folder, unpacked when it is not there yet."""
-    folder = CACHE / f"{package['file']}.{package['sha256'][:12]}"
-    if folder.is_dir():
-        return folder
-    archive = fetched(package)
-    with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
-        unpacked = Path(temporary) / "unpacked"
-        run([tool("dpkg-deb", "install dpkg"), "-x", str(archive), str(unpacked)], f"unpacking {archive}")
-        if not folder.is_dir():
-            os.replace(unpacked, folder)
-    return folder
-
-
-def aar(build: Path) -> Path:
-    """ONNX Runtime's Android archive, unpacked: classes.jar, headers, jni."""
-    folder = build / "aar"
-    if not (folder / "classes.jar").exists():
-        with tarfile.open(fetched(pinned()["com.github.asus4.onnxruntime"])) as packed:
-            member = packed.extractfile(AAR)
-            assert member is not None
-            with zipfile.ZipFile(member) as archive:
-                archive.extractall(folder)
-    return folder
-
-
-def host(build: Path, library: Path, executorch: Path | None) -> list[str]:
+def host(build: Path, library: Path, executorch: Path | None, jar: Path | None) -> list[str]:
     """Compiles core, engines and host; the command that runs host/src/qexport/host/Main.java against the libraries."""
     if not library.is_file():
         raise Failed(
             f"{library}: is no library; pass the libonnxruntime.so of an ONNX Runtime of this machine"
         )
-    unpacked = aar(build)
-    libraries, classes = build / "host" / "lib", build / "host" / "classes"
-    for folder in (libraries, classes):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+    libraries, classes = fresh(build / "host" / "lib"), fresh(build / "host" / "classes")
     for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
         (libraries / name).symlink_to(library)
-    java_home = Path(tool("javac", "install a JDK of version 17 or later")).resolve().parents[1]
-    shim = [tool("gcc", "install gcc"), "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-    shim += [
-        f"-I{unpacked / 'headers'}",
-        f"-I{java_home / 'include'}",
-        f"-I{java_home / 'include' / 'linux'}",
-    ]
-    shim += [str(HERE / "host" / "shim.c"), "-o", str(libraries / "libonnxruntime4j_jni.so")]
-    run([*shim, "-ldl"], "compiling host/shim.c")
-    jar = unpacked / "classes.jar"
-    compile_java(HERE / "core" / "src", classes, 8, [])
-    api = (
-        build / "host" / "executorch"
-    )  # apart from the classes: it is the app's only where a phone has another
-    shutil.rmtree(api, ignore_errors=True)
-    api.mkdir()
-    compile_java(HERE / "host" / "src-et", api, 8, [])
-    compile_java(HERE / "engine-ort" / "src", classes, 8, [classes, jar])
-    compile_java(HERE / "engine-et" / "src", classes, 8, [classes, api])
-    compile_java(HERE / "host" / "src", classes, 17, [classes, jar])
-    classpath = [classes, jar]
+    java = Path(tool("javac", JDK)).resolve().parents[1] / "include"
+    headers = [f"-I{java}", f"-I{java / 'linux'}"]
+    shim = [tool("gcc", "install gcc"), "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", *headers]
+    shim += [f"-I{aar() / 'headers'}", str(HERE / "host" / "shim.c")]
+    run([*shim, "-o", libraries / "libonnxruntime4j_jni.so", "-ldl"], "compiling host/shim.c")
+    api = fresh(build / "host" / "executorch")  # apart from the classes: it is in no APK
+    compile_java(sources("host/src-et"), api, 8, [], "ExecuTorch's Java API")
+    given = [jar] if jar else [aar() / "classes.jar"]
+    if jar is None:
+        compile_java(sources(*ENGINES), classes, 8, [*given, api], "core and engines")
+    compile_java(sources("host/src"), classes, 17, [classes, *given], "host")
+    classpath = [classes, *given]
     if executorch is not None:
-        headers = [f"-I{java_home / 'include'}", f"-I{java_home / 'include' / 'linux'}"]
-        shim = ["-shared", "-fPIC", *headers, "-o", str(libraries / "libexecutorch_jni.so")]
-        et_compiled("et_shim.cpp", executorch, shim)
+        target = libraries / "libexecutorch_jni.so"
+        compile_natives(
+            "et_shim.cpp", executorch, ["-shared", "-fPIC", *QUICK_SUMS, *headers, "-o", str(target)]
+        )
         classpath.append(api)
     native = [f"-Donnxruntime.native.path={libraries}", f"-Djava.library.path={libraries}"]
-    return [tool("java", ""), *native, "-cp", os.pathsep.join(map(str, classpath)), "qexport.host.Main"]
+    return [tool("java", JDK), *native, "-cp", os.pathsep.join(map(str, classpath)), "qexport.host.Main"]
 
 
-def et_compiled(source: str, executorch: Path, options: list[str]) -> None:
+def compile_natives(source: str, executorch: Path, options: list[str]) -> None:
     """Compiles a source of host/ and qexport's attention kernels, linked to the libraries of a wheel."""
     include, libraries = executorch / "include", executorch / "lib"
     if not (include.is_dir() and libraries.is_dir()):
@@ -181,72 +78,70 @@ def et_compiled(source: str, executorch: Path, options: list[str]) -> None:
 
 def test_jars() -> list[Path]:
     """JUnit and what it needs."""
-    packages = pinned()
-    folders = [deb(packages[name]) for name in TEST_PACKAGES]
-    jars = [folder / "usr" / "share" / "java" / jar for folder, jar in zip(folders, JARS, strict=True)]
-    for jar in jars:
-        if not jar.exists():
-            raise Failed(f"{jar} is missing; delete {jar.parents[3]} and run this again")
-    return jars
+    folder = part("tests") / "usr" / "share" / "java"
+    return [folder / "junit4.jar", folder / "hamcrest.jar"]
 
 
-def compile_java(sources: Path, classes: Path, release: int, classpath: list[Path]) -> None:
-    """All of a folder's classes; any warning is an error."""
-    files = sorted(str(path) for path in sources.rglob("*.java"))
-    if not files:
-        raise Failed(f"{sources}: no Java files; is the checkout complete?")
-    javac = tool("javac", "install a JDK of version 17 or later (Debian: openjdk-17-jdk-headless)")
-    # options: later JDKs call release 8 itself old; path: JUnit's manifest names a jar that Debian names otherwise
-    lint = "-Xlint:all,-options,-path"
-    command = [javac, "--release", str(release), "-encoding", "UTF-8", lint, "-Werror", "-d", str(classes)]
-    if classpath:
-        command += ["-cp", os.pathsep.join(map(str, classpath))]
-    run([*command, *files], f"compiling {sources.relative_to(HERE)}")
+def needs_android(path: Path) -> bool:
+    """Whether the class names Android's; one that uses such a class without naming Android would not compile."""
+    return "\nimport android." in path.read_text("utf-8")
 
 
-def test(part: str, build: Path, cases: Path | None) -> None:
+def test(name: str, build: Path, cases: Path | None, jar: Path | None) -> None:
     """Compiles one part with its tests and runs them."""
-    jars = test_jars()
-    sources, tests = HERE / part / "src", HERE / part / "test"
-    classes, test_classes = build / part / "classes", build / part / "test-classes"
-    for folder in (classes, test_classes):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-    compile_java(sources, classes, 8, [])
-    compile_java(tests, test_classes, 17, [classes, *jars])
+    tests = HERE / name / "test"
+    classes, test_classes = fresh(build / name / "classes"), fresh(build / name / "test-classes")
+    if jar is None:
+        files = sources("core/src")
+        if name == "app":
+            files += [path for path in (APP / "java").rglob("*.java") if not needs_android(path)]
+        compile_java(files, classes, 8, [], name)
+    given = [jar or classes, *test_jars()]
+    compile_java(tests.rglob("*.java"), test_classes, 17, given, f"the tests of {name}")
     names = [
         ".".join(path.relative_to(tests).with_suffix("").parts) for path in sorted(tests.rglob("*Test.java"))
     ]
-    classpath = os.pathsep.join(map(str, [classes, test_classes, *jars]))
-    java = tool("java", "install a JDK of version 17 or later")
-    command = [java, "-Xmx1g", "-cp", classpath, f"-Dqexport.samples={HERE / part / 'test' / 'samples'}"]
+    classpath = os.pathsep.join(map(str, [*given, test_classes]))
+    command = [
+        tool("java", JDK),
+        "-Xmx1g",
+        "-cp",
+        classpath,
+        f"-Dqexport.samples={HERE / name / 'test/samples'}",
+    ]
     if cases is not None:
         if not (cases / "cases.jsonl").exists():
             raise Failed(f"{cases}: no cases.jsonl; write it with android_demo/core/test/make_samples.py")
         command.append(f"-Dqexport.cases={cases}")
-    run([*command, "org.junit.runner.JUnitCore", *names], f"testing {part}")
+    run([*command, "org.junit.runner.JUnitCore", *names], f"testing {name}")
 
 
 def main() -> int:
     """The command line; 1 with a message on standard error when something failed."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: core", metavar="part")
     parser.add_argument("--build", type=Path, default=HERE / "build", help="folder for classes")
     parser.add_argument("--library", type=Path, help="ONNX Runtime's library, for the host")
     parser.add_argument("--executorch", type=Path, help="folder of a wheel, for the host")
     parser.add_argument("--cases", type=Path, help="folder of core/test/make_samples.py to compare, too")
+    parser.add_argument("--jar", type=Path, help="classes to run instead of fresh ones")
     arguments = parser.parse_args()
+    build, cases, jar = (
+        path and path.resolve() for path in (arguments.build, arguments.cases, arguments.jar)
+    )
     try:
-        for part in arguments.parts or PARTS[:1]:
-            if part not in PARTS:
-                raise Failed(f"there is no part {part}; choose of {', '.join(PARTS)}")
-            if part == "host":
+        for name in arguments.parts or PARTS[:1]:
+            if name not in PARTS:
+                raise Failed(f"there is no part {name}; choose of {', '.join(PARTS)}")
+            if name == "host":
                 if arguments.library is None:
                     raise Failed("the host needs --library, the libonnxruntime.so that it runs")
                 executorch = arguments.executorch and arguments.executorch.resolve()
-                print(json.dumps(host(arguments.build.resolve(), arguments.library.resolve(), executorch)))
+                print(json.dumps(host(build, arguments.library.resolve(), executorch, jar)))
                 continue
-            test(part, arguments.build.resolve(), arguments.cases and arguments.cases.resolve())
+            test(name, build, cases, jar)
     except Failed as failed:
         print(f"jvm.py: {failed}", file=sys.stderr)
         return 1

@@ -1,7 +1,8 @@
-"""Pinned packages of Debian and PyPI for another machine than this one: downloaded, checked by sha256, unpacked.
+"""Pinned packages of Debian, PyPI and npm: downloaded, checked by sha256, unpacked.
 
 A list of them is a TOML file of [[package]] tables. Nothing is installed: Debian's come through apt-get with a state of
-its own, signed by Debian's keyring, from the mirror that this machine's apt uses; wheels through pip and its index.
+its own, signed by Debian's keyring, from the mirror that this machine's apt uses; wheels through pip and its index,
+npm's packages through npm.
 Standard library only.
 """
 
@@ -12,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import tomllib
 import zipfile
@@ -31,7 +33,7 @@ class Package:
     """One pinned archive."""
 
     name: str
-    kind: Literal["deb", "wheel"]
+    kind: Literal["deb", "wheel", "npm"]
     version: str
     file: str
     bytes: int
@@ -63,8 +65,7 @@ def fetch(packages: Iterable[Package], cache: Path, say: Callable[[str], None]) 
         if not archive.is_file():
             say(f"fetching {package.name} {package.version}, {package.bytes / 1e6:.1f} MB")
             with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache) as scratch:
-                download = _deb if package.kind == "deb" else _wheel
-                download(package, Path(scratch), cache)
+                _DOWNLOAD[package.kind](package, Path(scratch), cache)
                 os.replace(Path(scratch) / package.file, archive)
         check(package, archive)
 
@@ -92,6 +93,10 @@ def unpack(packages: Sequence[Package], cache: Path, folder: Path) -> None:
             if package.kind == "deb":
                 command = [_tool("dpkg-deb", "install dpkg"), "-x", str(archive), str(place)]
                 _run(command, Path(scratch), f"dpkg-deb -x {archive}")
+            elif package.kind == "npm":
+                with tarfile.open(archive) as packed:
+                    members = [packed.getmember(kept) for kept in package.keep] or packed.getmembers()
+                    packed.extractall(place, members, filter="data")
             else:
                 with zipfile.ZipFile(archive) as wheel:
                     wheel.extractall(place)
@@ -100,6 +105,22 @@ def unpack(packages: Sequence[Package], cache: Path, folder: Path) -> None:
                 os.replace(aside / kept, whole / kept)
         if not folder.is_dir():
             os.replace(whole, folder)
+
+
+def unpacked(list_: Path, part: str, cache: Path, say: Callable[[str], None]) -> Path:
+    """The folder of one part of a list, downloaded and unpacked where it is not yet. Raises FetchError."""
+    packages = [package for package in read_packages(list_) if package.part == part]
+    folder = place(packages, part, cache)
+    if not folder.is_dir():
+        fetch(packages, cache, say)
+        unpack(packages, cache, folder)
+    return folder
+
+
+def place(packages: Iterable[Package], part: str, cache: Path) -> Path:
+    """Where a part is unpacked: another folder where a pin changes."""
+    pins = "".join(package.sha256 for package in packages)
+    return cache / f"{part}-{hashlib.sha256(pins.encode()).hexdigest()[:12]}"
 
 
 def _deb(package: Package, scratch: Path, cache: Path) -> None:
@@ -149,6 +170,15 @@ def _wheel(package: Package, scratch: Path, cache: Path) -> None:
     command += [word for platform in platforms.split(".") for word in ("--platform", platform)]
     wanted = f"{package.name}=={package.version}"
     _run([*command, wanted], scratch, f"pip download {wanted}", _by_hand(package, cache))
+
+
+def _npm(package: Package, scratch: Path, cache: Path) -> None:
+    wanted = f"{package.name}@{package.version}"
+    npm = _tool("npm", f"install it, or put {package.file} into {cache} by hand")
+    _run([npm, "pack", "--silent", wanted], scratch, f"npm pack {wanted}", _by_hand(package, cache))
+
+
+_DOWNLOAD: dict[str, Callable[[Package, Path, Path], None]] = {"deb": _deb, "wheel": _wheel, "npm": _npm}
 
 
 def _failed(command: Sequence[str], where: Path) -> bool:

@@ -57,3 +57,16 @@ setup_npu() { # vendors' compilers and simulators beside the rest; tosa-tools pi
         >out/setup-npu.log 2>&1 || { tail -5 out/setup-npu.log >&2; fail "pip could not install them; the whole log is in out/setup-npu.log"; }
     touch "$stamp"
 }
+
+setup_java() { # what the Android demo is compiled and fetched with
+    local missing=()
+    command -v javac >/dev/null || missing+=(openjdk-17-jdk-headless)
+    command -v g++ >/dev/null || missing+=(g++)
+    command -v npm >/dev/null || missing+=(npm)
+    [ ${#missing[@]} -gt 0 ] || return 0
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null ||
+        fail "the Android demo needs ${missing[*]}; on Debian: apt-get install ${missing[*]}"
+    echo "== set-up: ${missing[*]} (log: out/setup-java.log)" >&2
+    { apt-get update && apt-get install -y --no-install-recommends "${missing[@]}"; } >out/setup-java.log 2>&1 ||
+        { tail -5 out/setup-java.log >&2; fail "apt-get could not install them; the whole log is in out/setup-java.log"; }
+}

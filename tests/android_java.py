@@ -1,4 +1,4 @@
-"""The Android demo's classes on a JVM, over ONNX Runtime's own library of this machine."""
+"""The Android demo's classes on a JVM, over the runtimes' own libraries of this machine."""
 
 from __future__ import annotations
 
@@ -6,32 +6,48 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from conftest import require_java
 from tiny_jobs import QEXPORT, ROOT
 
 
-def java_command(build: Path) -> list[str]:
-    """Runs qexport.host.Main in 64 MB of heap."""
+def java_command(build: Path, *, executorch: bool = False) -> list[str]:
+    """Runs qexport.host.Main in 64 MB of heap; with ONNX Runtime alone, or with ExecuTorch, too."""
     import onnxruntime
 
     require_java()
     (library,) = Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so*")
     command = [sys.executable, "android_demo/jvm.py", "host", "--build", build, "--library", library]
+    if executorch:
+        command += ["--executorch", installed_executorch()]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     java, *rest = json.loads(done.stdout.splitlines()[-1])
     return [java, "-Xmx64m", "-Xcheck:jni", *rest]
 
 
-def bundled(artifact: Path, app: Path) -> Path:
-    """The folder that `qexport bundle` makes of the artifact, in an app without its sources."""
+def installed_executorch() -> Path:
+    """The wheel's folder with its C++ libraries."""
+    spec = find_spec("executorch")
+    assert spec is not None
+    (folder,) = [
+        place for place in map(Path, spec.submodule_search_locations or ()) if (place / "lib").is_dir()
+    ]
+    return folder
+
+
+def bundled(artifact: Path, app: Path, runtime: str = "onnxruntime", licensed: bool = False) -> Path:
+    """The folder that `qexport bundle` makes of the artifact, in an app without its sources; `licensed`: the model
+    comes with a licence."""
     (app / "app").mkdir(parents=True)
     shutil.copy(ROOT / "android_demo/app/runtimes.json", app / "app")
-    terms = app / "terms.txt"
-    terms.write_text("Do as you like.\n")
-    command = [QEXPORT, "bundle", artifact, "--app", app, "--license", terms, "--runtime", "onnxruntime"]
+    command = [QEXPORT, "bundle", artifact, "--app", app, "--runtime", runtime]
+    if not licensed:
+        terms = app / "terms.txt"
+        terms.write_text("Do as you like.\n")
+        command += ["--license", terms]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (folder,) = (app / "app/src/main/assets/models").iterdir()

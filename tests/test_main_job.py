@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REAL_SOURCE, require_java, require_package
+from android_java import bundled, java_command, run_java
+from conftest import REAL_SOURCE, require_package
 
 from exporter.backends import get_backend
 
@@ -203,23 +204,19 @@ ANSWER = 64  # tokens
 
 
 @pytest.fixture(scope="module")
-def bundled(job, tmp_path_factory):
-    """(the app's folder of the model, the command that runs the app's classes on it with ONNX Runtime's own library)"""
-    import onnxruntime
+def java(tmp_path_factory):
+    """Runs the app's classes with both runtimes' own libraries; the model alone has twice as much as Java's heap."""
+    return java_command(tmp_path_factory.mktemp("build"), executorch=True)
 
-    require_java()
+
+@pytest.fixture(scope="module")
+def bundles(job, tmp_path_factory):
+    """The app's folders of the model, by runtime."""
     app = tmp_path_factory.mktemp("app")
-    (app / "app").mkdir()
-    shutil.copy(ROOT / "android_demo/app/runtimes.json", app / "app")
-    done = qexport("bundle", job[0], "--app", app, "--runtime", "onnxruntime")
-    assert done.returncode == 0, done.stderr
-    (library,) = Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so*")
-    command = [sys.executable, "android_demo/jvm.py", "host", "--build", app / "build", "--library", library]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    java, *rest = json.loads(done.stdout.splitlines()[-1])
-    (folder,) = (app / "app/src/main/assets/models").iterdir()
-    return folder, [java, "-Xmx64m", *rest]  # the model alone has twice as much
+    return {
+        runtime: bundled(job[0], app / runtime, runtime, licensed=True)
+        for runtime in ("onnxruntime", "executorch")
+    }
 
 
 def greedy_in_python(folder, prompt):
@@ -244,8 +241,8 @@ def greedy_in_python(folder, prompt):
     return answer
 
 
-def test_the_apps_classes_answer_token_for_token_as_python(bundled, model):
-    folder, java = bundled
+def test_the_apps_classes_answer_token_for_token_as_python(java, bundles, model):
+    folder = bundles["onnxruntime"]
     given = "".join(f"{prompt}\n" for prompt in PROMPTS)
     done = subprocess.run(
         [*java, "chat", folder, str(ANSWER), "2"],
@@ -264,16 +261,17 @@ def test_the_apps_classes_answer_token_for_token_as_python(bundled, model):
         assert each["answer"] == greedy_in_python(folder, ids)
 
 
-def test_the_apps_golden_replay(bundled, tmp_path):
+@pytest.mark.parametrize(("runtime", "file"), [("onnxruntime", "model.ort"), ("executorch", "model.pte")])
+def test_the_apps_golden_replay(java, bundles, tmp_path, runtime, file):
     """Passes, and says what is wrong with another byte in the model."""
-    folder, java = bundled
-    done = subprocess.run([*java, "replay", folder, "2"], capture_output=True, text=True)
+    folder = bundles[runtime]
+    done = run_java(java, "replay", folder)
     assert done.returncode == 0, done.stdout + done.stderr
     broken = shutil.copytree(folder, tmp_path / "broken")
-    content = bytearray((broken / "model.ort").read_bytes())
+    content = bytearray((broken / file).read_bytes())
     content[len(content) // 2] ^= 1
-    (broken / "model.ort").write_bytes(content)
-    done = subprocess.run([*java, "replay", broken, "2"], capture_output=True, text=True)
+    (broken / file).write_bytes(content)
+    done = run_java(java, "replay", broken)
     assert done.returncode == 2
-    assert "model.ort" in done.stderr
-    assert "Exception" not in done.stderr
+    assert file in done.stderr.decode()
+    assert b"Exception" not in done.stderr

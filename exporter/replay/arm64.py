@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from exporter.errors import FetchError
-from exporter.fetching import Package, fetch, missing, read_packages, unpack
+from exporter.fetching import Package, fetch, missing, place, read_packages, unpack
 from exporter.folders import cache_folder
 
 PARTS = {
@@ -24,8 +23,7 @@ def archives() -> Path:
 
 def folder(part: str) -> Path:
     """Where a part is unpacked: another folder where a pin changes."""
-    pins = "".join(package.sha256 for package in _of((part,)))
-    return archives() / f"{part}-{hashlib.sha256(pins.encode()).hexdigest()[:12]}"
+    return place(_of((part,)), part, archives())
 
 
 def provide(runtimes: Sequence[str], download: bool, command: str, say: Callable[[str], None]) -> None:

@@ -1,0 +1,1 @@
+"""The offline build of the APK, step by step."""
