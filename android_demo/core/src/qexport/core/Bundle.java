@@ -31,6 +31,8 @@ public final class Bundle {
     private final String license;
     private final String golden;
     private final TextModel text;
+    private final EncoderModel encoder;
+    private final SpeechModel speech;
     private final String variantGroup;
     private final int variantRank;
 
@@ -61,6 +63,18 @@ public final class Bundle {
         text = task.equals("text-generation") ? TextModel.of(bundle.object("text")) : null;
         if (text != null) {
             listed(bundle, "text.tokenizer", text.tokenizer());
+        }
+        boolean classifies = task.equals("text-classification");
+        encoder = classifies || task.equals("feature-extraction")
+                ? EncoderModel.of(bundle.object("encoder"), classifies) : null;
+        if (encoder != null) {
+            listed(bundle, "encoder.tokenizer", encoder.tokenizer());
+        }
+        speech = task.equals("automatic-speech-recognition") ? SpeechModel.of(bundle.object("speech")) : null;
+        if (speech != null) {
+            listed(bundle, "speech.tokenizer", speech.tokenizer());
+            listed(bundle, "speech.encoder", speech.encoder());
+            listed(bundle, "speech.decoder", speech.decoder());
         }
         Fields variant = bundle.has("variant") ? bundle.object("variant") : null;
         variantGroup = variant == null ? null : variant.string("group");
@@ -187,6 +201,16 @@ public final class Bundle {
     /** What a text-generation model needs; null for other tasks. */
     public TextModel text() {
         return text;
+    }
+
+    /** What a model for embeddings or labels needs; null for other tasks. */
+    public EncoderModel encoder() {
+        return encoder;
+    }
+
+    /** What a speech model needs; null for other tasks. */
+    public SpeechModel speech() {
+        return speech;
     }
 
     /** The group of bundles that are one model in several sizes; null: none. */

@@ -28,7 +28,7 @@ public final class MemoryGate {
         long forContext = free - bundle.loadBytes();
         long fits = forContext <= 0 || bundle.kvBytesPerToken() == 0 ? 0 : forContext / bundle.kvBytesPerToken();
         String way = fits >= 64 ? "choose a context of at most " + fits + " tokens, " : "";
-        return bundle.title() + " needs " + (needed + MIB - 1) / MIB + " MiB with a context of " + context + " tokens, "
-                + free / MIB + " MiB are free; " + way + "close other apps or choose a smaller variant";
+        return bundle.title() + " needs " + (needed + MIB - 1) / MIB + " MiB"
+                + (bundle.text() == null ? "" : " with a context of " + context + " tokens") + ", " + free / MIB + " MiB are free; " + way + "close other apps or choose a smaller variant";
     }
 }

@@ -15,6 +15,11 @@ final class Template {
         return joined(joined(before, ids), after);
     }
 
+    /** How many tokens it puts around a text. */
+    int size() {
+        return before.length + after.length;
+    }
+
     private void add(Fields step) throws BundleException {
         String type = step.string("type");
         switch (type) {

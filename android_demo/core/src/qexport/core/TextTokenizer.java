@@ -1,6 +1,7 @@
 package qexport.core;
 
 import java.nio.charset.StandardCharsets;
+import java.util.Arrays;
 import java.util.BitSet;
 
 /** The steps of a tokenizer.json in order: added tokens, normalizer, words, the model's ids, the template. */
@@ -22,6 +23,13 @@ final class TextTokenizer implements Tokenizer {
     @Override
     public int[] encode(String text) {
         return template.around(encode(text, null));
+    }
+
+    @Override
+    public int[] encode(String text, int most) {
+        int[] ids = encode(text, null);
+        int room = Math.max(0, most - template.size());
+        return template.around(ids.length > room ? Arrays.copyOf(ids, room) : ids);
     }
 
     @Override

@@ -11,6 +11,12 @@ public interface Tokenizer {
     int[] encode(String text);
 
     /**
+     * The same, at most `most` ids: of a longer text the last tokens are left out, those of the template never, as the
+     * tokenizers library truncates.
+     */
+    int[] encode(String text, int most);
+
+    /**
      * The ids of `text` alone, without a template: for what a chat format is written around. No character in `plain`
      * (null: none) is ever part of a special token: for what a person typed.
      */

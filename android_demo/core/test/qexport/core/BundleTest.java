@@ -54,7 +54,7 @@ public class BundleTest {
     public void leavesOutWhatCanBe() throws BundleException {
         Bundle bundle = Samples.bundle("'variant':{'group':'g','rank':1},", "");
         assertNull(bundle.variantGroup());
-        assertNull(Samples.bundle("'task':'text-generation'", "'task':'feature-extraction'").text());
+        assertNull(Samples.bundle("'task':'text-generation'", "'task':'fill-mask'").text());
         assertTrue(Samples.bundle("'begin':''", "'begin':'','trim':true").text().chat().trim());
         assertNull(Samples.bundle("'system':['S:',';']", "'system':null").text().chat().before("system"));
     }

@@ -89,6 +89,11 @@ final class Samples {
         }
 
         @Override
+        public int[] encode(String text, int most) {
+            return Arrays.copyOf(encode(text), Math.min(most, encode(text).length));
+        }
+
+        @Override
         public int[] encode(String text, java.util.BitSet plain) {
             return encode(text);
         }
