@@ -277,9 +277,11 @@ def _ship_inputs(model: Model, recipe: Recipe, folder: Path) -> dict[str, Any] |
     if isinstance(model, PythonModule):
         stated = recipe.model.preprocessing
         return {"task": model.task, **ship(picture_processor(None, stated), folder)} if stated else None
+    from exporter.verify.decoding import rules_for
+
     shipped = {"task": model.task, **ship(model.processor, folder)}
     if not isinstance(model, Pretrained):
-        return shipped
+        return {**shipped, "decoding": rules_for(model.generation, None).describe()}
     labels = {str(number): name for number, name in sorted(model.labels.items())}
     return {
         **shipped,

@@ -41,6 +41,11 @@ def golden(artifact: Artifact) -> dict[str, Any]:
             f"{path}: no golden vectors of {artifact.runtime} can be read ({type(problem).__name__}: {problem}); "
             "export again with --force"
         ) from problem
+    return golden_file(found)
+
+
+def golden_file(found: dict[str, Any]) -> dict[str, Any]:
+    """With what every golden.json begins with."""
     return {"schema": 1, "columns": [COLUMN], **found}
 
 
@@ -54,10 +59,11 @@ def _prompts(artifact: Artifact, data: Mapping[str, Any]) -> dict[str, Any]:
             there = dict(zip(exact["top_ids"], exact["top_logits"], strict=True))
             both = zip(ours["top_ids"], ours["top_logits"], strict=True)
             moved = max([moved, *(abs(logit - there[number]) for number, logit in both if number in there)])
-    return {"tolerance": _of_logits(moved, "float activations"), "prompts": prompts}
+    return {"tolerance": of_logits(moved, "float activations"), "prompts": prompts}
 
 
-def _of_logits(moved: float, origin: str) -> dict[str, Any]:
+def of_logits(moved: float, origin: str) -> dict[str, Any]:
+    """How far a logit may lie from its golden value, and why."""
     limit = max(_LEAST, math.ceil(100 * _APART * moved) / 100)
     return {
         "logits": limit,
@@ -70,12 +76,18 @@ def _examples(artifact: Artifact, data: Mapping[str, Any]) -> dict[str, Any]:
     examples = [
         {
             "text": entry["text"],
-            "inputs": entry["inputs"],
-            "values": {COLUMN: entry["outputs"][artifact.runtime]},
+            "input_ids": entry["inputs"]["input_ids"][0],
+            "values": {COLUMN: _values(entry["outputs"][artifact.runtime])},
         }
         for entry in data["examples"]
     ]
     return {"tolerance": _of_examples(artifact), "examples": examples}
+
+
+def _values(found: Mapping[str, Any]) -> dict[str, Any]:
+    if "vector" in found:
+        return {"vector": [round(value, 7) for value in found["vector"]]}
+    return {"top_ids": found["classes"][0], "top_logits": [round(value, 6) for value in found["logits"][0]]}
 
 
 def _of_examples(artifact: Artifact) -> dict[str, Any]:
@@ -87,7 +99,7 @@ def _of_examples(artifact: Artifact) -> dict[str, Any]:
         if rung["kind"] == "shipped" and rung["candidate"] == artifact.runtime
     )
     if result.get("cosine_min") is None:
-        return _of_logits(float(result["max_abs"]), _FLOAT)
+        return of_logits(float(result["max_abs"]), _FLOAT)
     angle = math.acos(min(1.0, result["cosine_min"]))
     limit = math.floor(1e4 * math.cos(min(math.pi / 2, _APART * angle))) / 1e4
     return {

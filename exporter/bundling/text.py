@@ -23,15 +23,7 @@ def text_model(artifact: Artifact) -> tuple[dict[str, Any], list[str]]:
 
     Raises ArtifactError for a model that the app's caches cannot hold or that has no tokenizer.json.
     """
-    path = artifact.files / TOKENIZER
-    if not path.is_file():
-        raise ArtifactError(
-            f"{artifact.folder}: has no {TOKENIZER}, which the app's tokenizer reads; save the model's tokenizer with "
-            "transformers (AutoTokenizer.from_pretrained(MODEL).save_pretrained(FOLDER)) and export again"
-        )
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer = read_tokenizer(artifact)
     sizes = _sizes(artifact)
     _check_cache(artifact)
     bos = _first_token(artifact.files, tokenizer)
@@ -51,6 +43,19 @@ def text_model(artifact: Artifact) -> tuple[dict[str, Any], list[str]]:
         **sizes,
         "chat": chat.to_json() if chat else None,
     }, notes
+
+
+def read_tokenizer(artifact: Artifact) -> Tokenizer:
+    """The tokenizer that the app will read. Raises ArtifactError where there is none."""
+    path = artifact.files / TOKENIZER
+    if not path.is_file():
+        raise ArtifactError(
+            f"{artifact.folder}: has no {TOKENIZER}, which the app's tokenizer reads; save the model's tokenizer with "
+            "transformers (AutoTokenizer.from_pretrained(MODEL).save_pretrained(FOLDER)) and export again"
+        )
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(path))
 
 
 def _sizes(artifact: Artifact) -> dict[str, Any]:

@@ -13,8 +13,10 @@ from typing import Any
 from exporter.artifacts import describe_files, whole_folder, write_json
 from exporter.bundling.app import App, open_app
 from exporter.bundling.artifact import Artifact, open_artifact
+from exporter.bundling.encoder import encoder_model
 from exporter.bundling.golden import golden
 from exporter.bundling.licence import licence_text
+from exporter.bundling.speech import MODELS, heard_bytes, speech_golden, speech_model
 from exporter.bundling.text import TOKENIZER, text_model
 from exporter.errors import ArtifactError
 from exporter.progress import Stages
@@ -87,35 +89,42 @@ class _Draft:
     """What goes into a folder beside the model."""
 
     item: Bundled
-    extra: dict[str, str]  # names and contents of the files that are made here
+    extra: dict[str, str | Path]  # names of the other files; their contents, or where they lie in the artifact
 
     def write(self, folder: Path) -> Bundled:
         """Copy, convert and describe; the item with its files."""
-        artifact, model = self.item.artifact, _MODEL[self.item.artifact.runtime]
-        source, data = artifact.files / model, dict(self.item.data)
-        if source.is_file() or artifact.runtime != "onnxruntime":
-            _copy(artifact, source, folder)
-        else:
-            from exporter.backends.ort.ort_format import write_ort
-
-            write_ort(artifact.files, folder / model)
+        artifact, data = self.item.artifact, dict(self.item.data)
+        models = MODELS if "speech" in data else {data["model"]: "model.onnx"}
+        for name, source in models.items():
+            self._write_model(folder, name, source)
         if artifact.runtime == "onnxruntime":
             from exporter.backends.ort.ort_format import operators
 
-            data["operators"] = operators(folder / model)
-        for name in self.item.data.get("pipeline", {}).get("files", [TOKENIZER]):
-            _copy(artifact, artifact.files / name, folder)
-        if (artifact.files / "preprocessing.json").is_file():
-            _copy(artifact, artifact.files / "preprocessing.json", folder)
+            data["operators"] = sorted({kind for name in models for kind in operators(folder / name)})
+        _copy(artifact, artifact.files / TOKENIZER, folder)
         for name, content in self.extra.items():
-            (folder / name).write_text(content, "utf-8", newline="\n")
+            if isinstance(content, Path):
+                shutil.copyfile(content, folder / name)
+            else:
+                (folder / name).write_text(content, "utf-8", newline="\n")
         data["files"] = describe_files(folder)
-        size = (folder / model).stat().st_size
+        size = sum((folder / name).stat().st_size for name in models)
         data["memory"] = {
-            "load_bytes": int(_LOADED_PER_BYTE[artifact.runtime] * size),
+            "load_bytes": int(_LOADED_PER_BYTE[artifact.runtime] * size)
+            + (heard_bytes(artifact, data["speech"]) if "speech" in data else 0),
             "kv_bytes_per_token": -(-artifact.plan["cache_bytes"] // artifact.target["max_context"]),
         }
         return replace(self.item, data=data)
+
+    def _write_model(self, folder: Path, name: str, source: str) -> None:
+        """The artifact's own file of that name; else, for ONNX Runtime, made of `source`."""
+        artifact = self.item.artifact
+        if (artifact.files / name).is_file() or artifact.runtime != "onnxruntime":
+            _copy(artifact, artifact.files / name, folder)
+        else:
+            from exporter.backends.ort.ort_format import write_ort
+
+            write_ort(artifact.files, folder / name, source)
 
 
 def _copy(artifact: Artifact, source: Path, folder: Path) -> None:
@@ -201,8 +210,8 @@ def _groups(artifacts: Sequence[Artifact]) -> dict[str, list[Artifact]]:
     return groups
 
 
-def _planned(artifact: Artifact, app: App, licence: Path | None) -> tuple[Bundled, dict[str, str]]:
-    """bundle.json but for files and sizes, and the contents of golden.json and LICENSE.txt."""
+def _planned(artifact: Artifact, app: App, licence: Path | None) -> tuple[Bundled, dict[str, str | Path]]:
+    """bundle.json but for files and sizes; golden.json, LICENSE.txt and what else comes with them."""
     text = licence_text(artifact.folder, artifact.source, licence)
     data: dict[str, Any] = {
         "schema": _SCHEMA,
@@ -218,13 +227,20 @@ def _planned(artifact: Artifact, app: App, licence: Path | None) -> tuple[Bundle
         "golden": GOLDEN,
     }
     notes: list[str] = []
-    if artifact.task == "text-generation":
-        data["text"], notes = text_model(artifact)
+    extra: dict[str, str | Path] = {LICENCE: text}
+    if artifact.task == "automatic-speech-recognition":
+        data["speech"] = speech_model(artifact)
+        data["model"] = data["speech"]["decoder"]
+        values, clips = speech_golden(artifact, data["speech"])
+        extra |= clips
     else:
-        data["pipeline"] = artifact.summary["pipeline"]
-    vectors = json.dumps(golden(artifact), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    item = Bundled(artifact, app.models / artifact.id, data, tuple(notes))
-    return item, {GOLDEN: vectors, LICENCE: text}
+        if artifact.task == "text-generation":
+            data["text"], notes = text_model(artifact)
+        else:
+            data["encoder"] = encoder_model(artifact)
+        values = golden(artifact)
+    extra[GOLDEN] = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return Bundled(artifact, app.models / artifact.id, data, tuple(notes)), extra
 
 
 def _ranked(items: Sequence[Bundled], groups: dict[str, list[Artifact]]) -> list[Bundled]:

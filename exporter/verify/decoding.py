@@ -26,6 +26,15 @@ class DecodingRules:
     never: tuple[int, ...] = ()
     never_first: tuple[int, ...] = ()
 
+    def describe(self) -> dict[str, list[int]]:
+        """For the manifest: what an app must do to write what was measured."""
+        return {
+            "prompt": list(self.prompt),
+            "ends": sorted(self.ends),
+            "never": list(self.never),
+            "never_first": list(self.never_first),
+        }
+
     def choose(self, row: Logits, is_first: bool) -> int:
         """The most likely token that is allowed, from (vocabulary,) logits."""
         allowed = row.copy()

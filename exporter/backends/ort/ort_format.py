@@ -21,8 +21,8 @@ _ONNX = "ai.onnx"
 _ATTRIBUTES = 24  # place of a node's attributes in its table: ort.fbs of ONNX Runtime, Node.attributes
 
 
-def write_ort(folder: Path, target: Path) -> list[str]:
-    """Write folder/model.onnx as `target`; its operators, as `domain::name`. Raises LoweringError."""
+def write_ort(folder: Path, target: Path, name: str = MODEL) -> list[str]:
+    """Write folder/model.onnx, or the file of that name, as `target`; its operators, as `domain::name`. Raises LoweringError."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -32,10 +32,10 @@ def write_ort(folder: Path, target: Path) -> list[str]:
     options.add_session_config_entry("session.save_model_format", "ORT")
     options.log_severity_level = 3
     try:
-        onnxruntime.InferenceSession(folder / MODEL, options, providers=["CPUExecutionProvider"])
+        onnxruntime.InferenceSession(folder / name, options, providers=["CPUExecutionProvider"])
     except Exception as problem:  # onnxruntime's exceptions share no base but Exception
         raise LoweringError(f"ONNX Runtime cannot write {target.name}: {problem}") from problem
-    _drop_unsaid(target, _said(folder / MODEL))
+    _drop_unsaid(target, _said(folder / name))
     return operators(target)
 
 
