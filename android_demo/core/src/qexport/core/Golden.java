@@ -4,36 +4,68 @@ import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
 
-/** golden.json: prompts, and what the exported model answered where it was measured. */
+/** golden.json: inputs, and what the exported model made of them where it was measured. */
 public final class Golden {
-    /** One prompt and its values of one column. */
+    /** One prompt or clip, and its values of one column. */
     static final class Prompt {
         final String text;
-        final int[] inputIds;
+        final int[] inputIds;  // of a prompt
+        final String file;  // of a clip; null: none
         final int[] greedy;
         final int[] topIds;
         final double[] topLogits;
 
-        Prompt(Fields prompt, String column, int vocab) throws BundleException {
+        Prompt(Fields prompt, boolean clip, String column, int vocab) throws BundleException {
             text = prompt.string("text");
-            inputIds = prompt.integers("input_ids", 0, vocab - 1);
+            file = clip ? prompt.string("file") : null;
+            inputIds = clip ? new int[0] : prompt.integers("input_ids", 0, vocab - 1);
             Fields values = prompt.object("values").object(column);
             greedy = values.integers("greedy", 0, vocab - 1);
             topIds = values.integers("top_ids", 0, vocab - 1);
             topLogits = values.reals("top_logits");
-            if (topIds.length != topLogits.length || topIds.length == 0) {
-                throw values.wrong("top_logits", "holds " + topLogits.length + " numbers, top_ids " + topIds.length);
+            checkPairs(values, topIds, topLogits);
+            if (!clip && inputIds.length == 0 || greedy.length == 0) {
+                throw values.wrong(greedy.length == 0 ? "greedy" : "input_ids", "is empty");
             }
-            if (inputIds.length == 0 || greedy.length == 0) {
-                throw values.wrong(inputIds.length == 0 ? "input_ids" : "greedy", "is empty");
+        }
+    }
+
+    /** One text of an encoder, and its values of one column: a vector, or the largest logits. */
+    static final class Example {
+        final String text;
+        final int[] inputIds;
+        final float[] vector;  // null: logits
+        final int[] topIds;
+        final double[] topLogits;
+
+        Example(Fields example, String column, int vocab) throws BundleException {
+            text = example.string("text");
+            inputIds = example.integers("input_ids", 0, vocab - 1);
+            Fields values = example.object("values").object(column);
+            if (values.has("vector")) {
+                double[] numbers = values.reals("vector");
+                vector = new float[numbers.length];
+                for (int i = 0; i < numbers.length; i++) {
+                    vector[i] = (float) numbers[i];
+                }
+                topIds = new int[0];
+                topLogits = new double[0];
+            } else {
+                vector = null;
+                topIds = values.integers("top_ids", 0, Integer.MAX_VALUE);
+                topLogits = values.reals("top_logits");
+                checkPairs(values, topIds, topLogits);
             }
         }
     }
 
     private final String column;
     private final boolean measuredHere;
+    private final String what;  // prompts, texts or clips
     private final double tolerance;
+    private final double cosine;
     private final List<Prompt> prompts = new ArrayList<>();
+    private final List<Example> examples = new ArrayList<>();
 
     private Golden(Fields golden, String abi, int vocab) throws BundleException {
         List<String> columns = golden.strings("columns");
@@ -42,15 +74,30 @@ public final class Golden {
         }
         measuredHere = columns.contains(abi);
         column = measuredHere ? abi : nearest(columns, abi);
-        tolerance = golden.object("tolerance").real("logits");
-        if (!(tolerance >= 0)) {
-            throw golden.wrong("tolerance.logits", "is " + tolerance + ", less than 0");
+        Fields apart = golden.object("tolerance");
+        tolerance = apart.has("logits") ? apart.real("logits") : Double.NaN;
+        cosine = apart.has("cosine") ? apart.real("cosine") : Double.NaN;
+        if (apart.has("cosine") ? !(cosine <= 1) : !(tolerance >= 0)) {
+            throw apart.has("cosine") ? golden.wrong("tolerance.cosine", "is " + cosine + ", more than 1")
+                    : golden.wrong("tolerance.logits", "is " + tolerance + ", less than 0");
         }
-        for (Fields prompt : golden.objects("prompts")) {
-            prompts.add(new Prompt(prompt, column, vocab));
+        String key = golden.has("examples") ? "examples" : golden.has("clips") ? "clips" : "prompts";
+        what = key.equals("examples") ? "texts" : key;
+        for (Fields entry : golden.objects(key)) {
+            if (key.equals("examples")) {
+                examples.add(new Example(entry, column, vocab));
+            } else {
+                prompts.add(new Prompt(entry, key.equals("clips"), column, vocab));
+            }
         }
-        if (prompts.isEmpty()) {
-            throw golden.wrong("prompts", "is empty");
+        if (size() == 0) {
+            throw golden.wrong(key, "is empty");
+        }
+    }
+
+    private static void checkPairs(Fields values, int[] ids, double[] logits) throws BundleException {
+        if (ids.length != logits.length || ids.length == 0) {
+            throw values.wrong("top_logits", "holds " + logits.length + " numbers, top_ids " + ids.length);
         }
     }
 
@@ -85,11 +132,31 @@ public final class Golden {
         return measuredHere;
     }
 
-    /** How far a logit may lie from its golden value. */
+    /** How far a logit may lie from its golden value; NaN where vectors are compared. */
     public double tolerance() {
         return tolerance;
     }
 
+    /** The least cosine of a vector and its golden one; NaN where logits are compared. */
+    public double cosine() {
+        return cosine;
+    }
+
+    /** How many prompts, texts or clips there are. */
+    public int size() {
+        return prompts.size() + examples.size();
+    }
+
+    /** What they are called: prompts, texts or clips. */
+    String what() {
+        return what;
+    }
+
+    List<Example> examples() {
+        return Collections.unmodifiableList(examples);
+    }
+
+    /** Of clips, too. */
     List<Prompt> prompts() {
         return Collections.unmodifiableList(prompts);
     }

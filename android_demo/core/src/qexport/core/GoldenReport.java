@@ -22,24 +22,24 @@ public final class GoldenReport {
         for (GoldenReplay.Result result : results) {
             passed += result.passed() ? 1 : 0;
         }
-        int all = golden.prompts().size();
+        int all = golden.size();
         StringBuilder text = new StringBuilder();
         String verdict = passed < results.size() ? "FAILED" : results.size() < all ? "ended early" : "passed";
         text.append("Self-test ").append(verdict).append(": ").append(passed).append(" of ").append(all)
-                .append(" prompts passed\n");
+                .append(" ").append(golden.what()).append(" passed\n");
         text.append(bundle.title()).append(" (").append(bundle.id()).append(", ").append(bundle.model())
                 .append(" sha256 ").append(sha256(bundle)).append("…)\n");
         text.append(device).append(", ").append(abi).append(", ").append(bundle.runtime()).append(' ')
                 .append(runtimeVersion).append('\n');
-        text.append("Compared with values of ").append(golden.column()).append(", logits at most ")
-                .append(number(golden.tolerance())).append(" apart\n");
+        text.append("Compared with values of ").append(golden.column()).append(Double.isNaN(golden.cosine())
+                ? String.format(Locale.ROOT, ", logits at most %.3f apart\n", golden.tolerance())
+                : String.format(Locale.ROOT, ", vectors with a cosine of at least %.4f\n", golden.cosine()));
         if (!golden.measuredHere()) {
             text.append("Note: they were not measured on this kind of processor, whose kernels may round otherwise\n");
         }
         for (GoldenReplay.Result result : results) {
             text.append(result.passed() ? "ok      " : "FAILED  ").append(result.text().replace('\n', ' '))
-                    .append(": ").append(result.sameTokens()).append(" of ").append(result.tokens())
-                    .append(" tokens, largest difference of a logit ").append(number(result.logitError()));
+                    .append(": ").append(result.measured());
             text.append(result.passed() ? "\n" : "; " + result.failure() + "\n");
         }
         return text.toString();
@@ -52,9 +52,5 @@ public final class GoldenReport {
             }
         }
         throw new AssertionError("Bundle checks that its model is among its files");
-    }
-
-    private static String number(double value) {
-        return String.format(Locale.ROOT, "%.3f", value);
     }
 }

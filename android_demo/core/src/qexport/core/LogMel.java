@@ -3,7 +3,7 @@ package qexport.core;
 import java.util.Arrays;
 
 /** Sound to the features that a speech model hears: window, power spectrum, mel bands, logarithm. */
-final class LogMel {
+public final class LogMel {
     private static final double STEP = Math.log(6.4) / 27;  // of Slaney's mel scale, above 1000 Hz
 
     private final SpeechModel model;
@@ -12,7 +12,8 @@ final class LogMel {
     private final int[] first;  // the first frequency of each band
     private final double[][] weights;  // and the band's weights from there on
 
-    LogMel(SpeechModel model) {
+    /** For the model's own settings. */
+    public LogMel(SpeechModel model) {
         this.model = model;
         int size = model.fftSize();
         spectrum = new Spectrum(size);
@@ -28,10 +29,10 @@ final class LogMel {
     }
 
     /**
-     * Features of the samples from `from` to `to`, followed by silence: bins × frames, a band's frames side by side.
-     * What the model does not hear at once is refused.
+     * Features of the samples from `from` to `to`, which the model must hear at once, followed by silence:
+     * bins × frames, a band's frames side by side.
      */
-    float[] of(float[] pcm, int from, int to) throws EngineException {
+    public float[] of(float[] pcm, int from, int to) throws EngineException {
         if (to - from > model.samples()) {
             throw new IllegalArgumentException(to - from + " samples, the model hears " + model.samples());
         }
