@@ -1,0 +1,31 @@
+package qexport.app;
+
+import android.app.ActivityManager;
+import android.content.Context;
+import android.os.Build;
+import java.util.Arrays;
+import java.util.Locale;
+
+/** This device, as it is now. */
+final class Devices {
+    private Devices() {
+    }
+
+    static Device now(Context context) {
+        ActivityManager.MemoryInfo memory = new ActivityManager.MemoryInfo();
+        ((ActivityManager) context.getSystemService(Context.ACTIVITY_SERVICE)).getMemoryInfo(memory);
+        return new Device(Arrays.asList(Build.SUPPORTED_ABIS), Engines.runtimes(context), memory.availMem,
+                memory.threshold);
+    }
+
+    /** For a report. */
+    static String description() {
+        return String.format(Locale.ROOT, "%s %s, Android %s (API %d)", Build.MANUFACTURER, Build.MODEL,
+                Build.VERSION.RELEASE, Build.VERSION.SDK_INT);
+    }
+
+    /** The processor that golden values are compared for. */
+    static String abi() {
+        return Build.SUPPORTED_ABIS[0];
+    }
+}

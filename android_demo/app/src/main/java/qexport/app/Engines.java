@@ -1,0 +1,67 @@
+package qexport.app;
+
+import android.content.Context;
+import java.io.IOException;
+import java.lang.reflect.InvocationTargetException;
+import java.util.LinkedHashMap;
+import java.util.Map;
+import qexport.core.Bundle;
+import qexport.core.BundleException;
+import qexport.core.Engine;
+import qexport.core.EngineException;
+import qexport.core.TextModel;
+import qexport.core.Tokenizer;
+import qexport.core.Tokenizers;
+import qexport.ort.OrtEngine;
+
+/** Opens models with the runtime that they are for. */
+final class Engines {
+    private static final String ET_ENGINE = "qexport.et.EtEngine";
+
+    private Engines() {
+    }
+
+    /** The runtimes that this build carries, and their versions as it was built. */
+    static Map<String, String> runtimes(Context context) {
+        Map<String, String> runtimes = new LinkedHashMap<>();
+        runtimes.put("onnxruntime", context.getString(R.string.version_onnxruntime));
+        if (isHere(ET_ENGINE) && isHere("org.pytorch.executorch.Module")) {
+            runtimes.put("executorch", context.getString(R.string.version_executorch));
+        }
+        return runtimes;
+    }
+
+    private static boolean isHere(String name) {
+        try {
+            Class.forName(name, false, Engines.class.getClassLoader());
+            return true;
+        } catch (ClassNotFoundException | LinkageError e) {
+            return false;
+        }
+    }
+
+    /** Opens a checked model. */
+    static Model open(Bundle bundle, Stored stored, int threads)
+            throws BundleException, EngineException, IOException {
+        Tokenizer tokenizer = Tokenizers.parse(Streams.text(stored, bundle.text().tokenizer()));
+        Engine engine = bundle.runtime().equals("executorch")
+                ? executorch(stored.path(bundle.model()), bundle.text(), threads)
+                : new OrtEngine(stored.map(bundle.model()), bundle.text(), threads);
+        return new Model(bundle, stored, tokenizer, engine, threads);
+    }
+
+    /** By name: the offline build of the app has no such class. */
+    private static Engine executorch(String path, TextModel text, int threads) throws EngineException {
+        try {
+            return (Engine) Class.forName(ET_ENGINE).getConstructor(String.class, TextModel.class, int.class)
+                    .newInstance(path, text, threads);
+        } catch (InvocationTargetException e) {
+            if (e.getCause() instanceof EngineException) {
+                throw (EngineException) e.getCause();
+            }
+            throw Failures.asEngine(e.getCause());
+        } catch (ReflectiveOperationException | LinkageError e) {
+            throw new EngineException("This build of the app carries no ExecuTorch; install the one that does", e);
+        }
+    }
+}

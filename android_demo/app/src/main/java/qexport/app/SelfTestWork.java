@@ -1,0 +1,126 @@
+package qexport.app;
+
+import java.io.IOException;
+import java.util.List;
+import java.util.Locale;
+import java.util.concurrent.Executor;
+import java.util.function.LongSupplier;
+import qexport.core.BundleException;
+import qexport.core.EnergyPolicy;
+import qexport.core.EngineException;
+import qexport.core.Golden;
+import qexport.core.GoldenReplay;
+import qexport.core.GoldenReport;
+
+/** The golden replay of the loaded model. */
+final class SelfTestWork {
+    /** What the page shows. */
+    static final class Snapshot {
+        static final Snapshot NONE = new Snapshot(null, false, 0, 0, null, null);
+
+        /** The model that is or was tested; null: none yet. */
+        final Model model;
+        final boolean running;
+        final int done;
+        final int all;
+        /** To read and to share; null: not yet. */
+        final String report;
+        /** Why there is no report; null: no problem. */
+        final String problem;
+
+        Snapshot(Model model, boolean running, int done, int all, String report, String problem) {
+            this.model = model;
+            this.running = running;
+            this.done = done;
+            this.all = all;
+            this.report = report;
+            this.problem = problem;
+        }
+    }
+
+    final State<Snapshot> state;
+    private final Worker worker;
+    private final EnergyWatch.Source energy;
+    private final LongSupplier memory;
+    private Test test;  // of the main thread
+
+    SelfTestWork(Worker worker, Executor main, EnergyWatch.Source energy, LongSupplier memory) {
+        this.worker = worker;
+        this.energy = energy;
+        this.memory = memory;
+        state = new State<>(main, Snapshot.NONE);
+    }
+
+    /** Begins; `device` is for the report. */
+    void start(Model model, String device, String abi) {
+        test = new Test(model, device, abi);
+        state.set(new Snapshot(model, true, 0, 0, null, null));
+        worker.run(test);
+    }
+
+    /** Ends it after the prompt that runs; the report says so. */
+    void stop() {
+        if (test != null) {
+            test.stop();
+        }
+    }
+
+    private final class Test implements Worker.Job {
+        private final Model model;
+        private final String device;
+        private final String abi;
+        private final EnergyWatch watch = new EnergyWatch(energy);
+        private String ended;
+        private volatile boolean stopped;
+
+        Test(Model model, String device, String abi) {
+            this.model = model;
+            this.device = device;
+            this.abi = abi;
+        }
+
+        @Override
+        public void stop() {
+            stopped = true;
+        }
+
+        @Override
+        public void run() {
+            try {
+                String report = mayGoOn() ? replay() : null;
+                state.set(new Snapshot(model, false, 0, 0, report, report == null ? ended : null));
+            } catch (BundleException | EngineException | IOException | RuntimeException | OutOfMemoryError
+                    | LinkageError e) {
+                state.set(new Snapshot(model, false, 0, 0, null, Failures.sentence(e)));
+            }
+        }
+
+        private String replay() throws BundleException, EngineException, IOException {
+            Golden golden = Golden.parse(
+                    Streams.text(model.files, model.bundle.golden()), abi, model.bundle.text().vocab());
+            long start = System.nanoTime();
+            List<GoldenReplay.Result> results = GoldenReplay.run(
+                    golden, model.engine, model.bundle.text(), model.tokenizer, (done, all) -> {
+                        state.set(new Snapshot(model, true, done, all, null, null));
+                        return mayGoOn();
+                    });
+            double seconds = (System.nanoTime() - start) / 1e9;
+            int tokens = 0;
+            for (GoldenReplay.Result result : results) {
+                tokens += result.tokens();
+            }
+            String report = GoldenReport.text(model.bundle, golden, results, device, abi, model.runtimeVersion());
+            return report + String.format(Locale.ROOT,
+                    "%d tokens in %.1f s with %d threads, prompts included; %d MiB of memory (PSS)%n%s",
+                    tokens, seconds, model.threads, memory.getAsLong() / 1024, ended == null ? "" : ended + "\n");
+        }
+
+        private boolean mayGoOn() {
+            EnergyPolicy.Decision decision = watch.at(System.nanoTime());
+            if (!decision.run()) {
+                ended = decision.reason();
+            }
+            return decision.run() && !stopped;
+        }
+    }
+}
