@@ -7,7 +7,6 @@ import java.util.List;
 import java.util.concurrent.Executor;
 import java.util.function.LongSupplier;
 import qexport.core.Chat.Message;
-import qexport.core.EnergyPolicy;
 import qexport.core.EngineException;
 import qexport.core.Generation;
 import qexport.core.Settings;
@@ -124,26 +123,26 @@ final class ChatWork {
         return new Snapshot(Snapshot.Phase.IDLE, messages, "", 0, 0, statistics, memory, problem, returned);
     }
 
-    private final class Answer implements Worker.Job, Generation.Listener {
-        private final Model model;
+    private final class Answer extends ModelJob implements Generation.Listener {
         private final String text;
         private final Settings settings;
         private final StringBuilder said = new StringBuilder();
-        private final EnergyWatch watch = new EnergyWatch(energy);
-        private String reason;
         private long saved = System.nanoTime();
-        private volatile boolean stopped;
 
         Answer(Model model, String text, Settings settings) {
-            this.model = model;
+            super(model, energy);
             this.text = text;
             this.settings = settings;
         }
 
         @Override
-        public void stop() {
-            stopped = true;
+        void cancel() {
             model.generation.cancel();
+        }
+
+        @Override
+        void pause(int millis) {
+            model.generation.pause(millis);
         }
 
         @Override
@@ -154,7 +153,7 @@ final class ChatWork {
             String problem = null;
             try {
                 conversation.save("");
-                if (!stopped && mayGoOn()) {
+                if (mayGoOn()) {
                     statistics = model.generation.run(model.chat.encode(conversation.messages()), settings, this);
                 }
                 problem = reason;
@@ -202,20 +201,6 @@ final class ChatWork {
                     reason = Failures.sentence(e);  // told at the end; the answer itself goes on
                 }
             }
-        }
-
-        /** Follows the energy policy; false, and the answer ends, where it or the person says so. */
-        private boolean mayGoOn() {
-            EnergyPolicy.Decision decision = watch.at(System.nanoTime());
-            model.generation.pause(decision.pauseMillis());
-            if (!decision.run()) {
-                reason = decision.reason();
-            }
-            if (stopped || !decision.run()) {
-                model.generation.cancel();
-                return false;
-            }
-            return true;
         }
 
         private void show(Snapshot.Phase phase, int done, int all) {

@@ -17,6 +17,8 @@ public final class DemoApplication extends Application {
     Models models;
     ChatWork chat;
     SelfTestWork selfTest;
+    EncoderWork encoder;
+    SpeechWork speech;
     private int visible = 0;
 
     static DemoApplication of(Context context) {
@@ -35,6 +37,8 @@ public final class DemoApplication extends Application {
         models = new Models(this, library, worker, energy, main);
         chat = new ChatWork(worker, main, energy, Debug::getPss);
         selfTest = new SelfTestWork(worker, main, energy, Debug::getPss);
+        encoder = new EncoderWork(worker, main, energy);
+        speech = new SpeechWork(worker, main, energy, Debug::getPss);
     }
 
     /** Where the conversation with a model is kept. */

@@ -9,10 +9,13 @@ import qexport.core.Bundle;
 import qexport.core.BundleException;
 import qexport.core.Engine;
 import qexport.core.EngineException;
+import qexport.core.SpeechModel;
 import qexport.core.TextModel;
 import qexport.core.Tokenizer;
 import qexport.core.Tokenizers;
 import qexport.ort.OrtEngine;
+import qexport.ort.OrtSpeechEngine;
+import qexport.ort.OrtTextEncoder;
 
 /** Opens models with the runtime that they are for. */
 final class Engines {
@@ -43,11 +46,28 @@ final class Engines {
     /** Opens a checked model. */
     static Model open(Bundle bundle, Stored stored, int threads)
             throws BundleException, EngineException, IOException {
-        Tokenizer tokenizer = Tokenizers.parse(Streams.text(stored, bundle.text().tokenizer()));
-        Engine engine = bundle.runtime().equals("executorch")
-                ? executorch(stored.path(bundle.model()), bundle.text(), threads)
+        boolean executorch = bundle.runtime().equals("executorch");
+        if (bundle.encoder() != null && !executorch) {
+            return Model.of(bundle, stored, tokenizer(stored, bundle.encoder().tokenizer()), threads,
+                    new OrtTextEncoder(stored.map(bundle.model()), bundle.encoder(), threads));
+        }
+        if (bundle.speech() != null && !executorch) {
+            SpeechModel speech = bundle.speech();
+            return Model.of(bundle, stored, tokenizer(stored, speech.tokenizer()), threads, new OrtSpeechEngine(
+                    stored.map(speech.encoder()), stored.map(speech.decoder()), speech, threads));
+        }
+        if (bundle.text() == null) {
+            throw new EngineException(bundle.title() + " is for " + bundle.runtime() + ", with which this app does no "
+                    + bundle.task() + "; bundle the model's file for onnxruntime");
+        }
+        Tokenizer tokenizer = tokenizer(stored, bundle.text().tokenizer());
+        Engine engine = executorch ? executorch(stored.path(bundle.model()), bundle.text(), threads)
                 : new OrtEngine(stored.map(bundle.model()), bundle.text(), threads);
-        return new Model(bundle, stored, tokenizer, engine, threads);
+        return Model.of(bundle, stored, tokenizer, threads, engine);
+    }
+
+    private static Tokenizer tokenizer(Stored stored, String path) throws BundleException, IOException {
+        return Tokenizers.parse(Streams.text(stored, path));
     }
 
     /** By name: the offline build of the app has no such class. */

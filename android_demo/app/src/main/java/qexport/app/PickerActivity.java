@@ -116,7 +116,16 @@ public final class PickerActivity extends PageActivity {
     }
 
     private static Class<? extends ModelPage> page(String task) {
-        return ChatActivity.class;
+        switch (task) {
+            case "feature-extraction":
+                return SearchActivity.class;
+            case "text-classification":
+                return SentimentActivity.class;
+            case "automatic-speech-recognition":
+                return SpeechActivity.class;
+            default:
+                return ChatActivity.class;
+        }
     }
 
     private Actions actions(Entry entry, boolean runs) {

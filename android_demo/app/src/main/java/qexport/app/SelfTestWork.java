@@ -6,7 +6,6 @@ import java.util.Locale;
 import java.util.concurrent.Executor;
 import java.util.function.LongSupplier;
 import qexport.core.BundleException;
-import qexport.core.EnergyPolicy;
 import qexport.core.EngineException;
 import qexport.core.Golden;
 import qexport.core.GoldenReplay;
@@ -65,30 +64,21 @@ final class SelfTestWork {
         }
     }
 
-    private final class Test implements Worker.Job {
-        private final Model model;
+    private final class Test extends ModelJob {
         private final String device;
         private final String abi;
-        private final EnergyWatch watch = new EnergyWatch(energy);
-        private String ended;
-        private volatile boolean stopped;
 
         Test(Model model, String device, String abi) {
-            this.model = model;
+            super(model, energy);
             this.device = device;
             this.abi = abi;
-        }
-
-        @Override
-        public void stop() {
-            stopped = true;
         }
 
         @Override
         public void run() {
             try {
                 String report = mayGoOn() ? replay() : null;
-                state.set(new Snapshot(model, false, 0, 0, report, report == null ? ended : null));
+                state.set(new Snapshot(model, false, 0, 0, report, report == null ? reason : null));
             } catch (BundleException | EngineException | IOException | RuntimeException | OutOfMemoryError
                     | LinkageError e) {
                 state.set(new Snapshot(model, false, 0, 0, null, Failures.sentence(e)));
@@ -109,18 +99,10 @@ final class SelfTestWork {
             for (GoldenReplay.Result result : results) {
                 tokens += result.tokens();
             }
-            String report = GoldenReport.text(model.bundle, golden, results, device, abi, model.runtimeVersion());
+            String report = GoldenReport.text(model.bundle, golden, results, device, abi, model.runtimeVersion);
             return report + String.format(Locale.ROOT,
                     "%d tokens in %.1f s with %d threads, prompts included; %d MiB of memory (PSS)%n%s",
-                    tokens, seconds, model.threads, memory.getAsLong() / 1024, ended == null ? "" : ended + "\n");
-        }
-
-        private boolean mayGoOn() {
-            EnergyPolicy.Decision decision = watch.at(System.nanoTime());
-            if (!decision.run()) {
-                ended = decision.reason();
-            }
-            return decision.run() && !stopped;
+                    tokens, seconds, model.threads, memory.getAsLong() / 1024, reason == null ? "" : reason + "\n");
         }
     }
 }
