@@ -1,6 +1,7 @@
 """Compiles the demo's Java parts and runs their tests on the JVM.
 
     python android_demo/jvm.py core                   compile the core, run its tests
+    python android_demo/jvm.py app                    the same for the app's classes that need nothing of Android
     python android_demo/jvm.py host --library FILE    also the engine, for an ONNX Runtime library of this machine;
                                                       prints the command that runs host/src/qexport/host/Main.java
     python android_demo/jvm.py et --executorch DIR    host/et_run, which runs .pte files, for the ExecuTorch of an
@@ -25,7 +26,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("QEXPORT_CACHE") or Path.home() / ".cache" / "qexport") / "android"
-PARTS = ("core", "host", "et")
+PARTS = ("core", "app", "host", "et")
+APP = HERE / "app" / "src" / "main" / "java"
 AAR = "package/Plugins/Android/onnxruntime.aar"
 TEST_PACKAGES = ("junit4", "libhamcrest-java")
 JARS = ("junit4.jar", "hamcrest.jar")
@@ -182,9 +184,11 @@ def test_jars() -> list[Path]:
     return jars
 
 
-def compile_java(sources: Path, classes: Path, release: int, classpath: list[Path]) -> None:
-    """All of a folder's classes; any warning is an error."""
-    files = sorted(str(path) for path in sources.rglob("*.java"))
+def compile_java(
+    sources: Path, classes: Path, release: int, classpath: list[Path], android: bool = True
+) -> None:
+    """All of a folder's classes, those that need Android's only where `android`; any warning is an error."""
+    files = sorted(str(path) for path in sources.rglob("*.java") if android or not needs_android(path))
     if not files:
         raise Failed(f"{sources}: no Java files; is the checkout complete?")
     javac = tool("javac", "install a JDK of version 17 or later (Debian: openjdk-17-jdk-headless)")
@@ -196,15 +200,22 @@ def compile_java(sources: Path, classes: Path, release: int, classpath: list[Pat
     run([*command, *files], f"compiling {sources.relative_to(HERE)}")
 
 
+def needs_android(path: Path) -> bool:
+    """Whether the class names Android's; one that uses such a class without naming Android would not compile."""
+    return "\nimport android." in path.read_text("utf-8")
+
+
 def test(part: str, build: Path, cases: Path | None) -> None:
     """Compiles one part with its tests and runs them."""
     jars = test_jars()
-    sources, tests = HERE / part / "src", HERE / part / "test"
+    tests = HERE / part / "test"
     classes, test_classes = build / part / "classes", build / part / "test-classes"
     for folder in (classes, test_classes):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    compile_java(sources, classes, 8, [])
+    compile_java(HERE / "core" / "src", classes, 8, [])
+    if part == "app":
+        compile_java(APP, classes, 8, [classes], android=False)
     compile_java(tests, test_classes, 17, [classes, *jars])
     names = [
         ".".join(path.relative_to(tests).with_suffix("").parts) for path in sorted(tests.rglob("*Test.java"))

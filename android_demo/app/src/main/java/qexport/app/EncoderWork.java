@@ -144,6 +144,9 @@ final class EncoderWork {
         }
 
         private void read() throws EngineException {
+            if (lines.isEmpty()) {
+                throw new EngineException("There are no texts to search; write at least one");
+            }
             if (model == indexed && lines.equals(texts)) {
                 return;
             }

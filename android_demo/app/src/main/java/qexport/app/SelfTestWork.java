@@ -5,6 +5,7 @@ import java.util.List;
 import java.util.Locale;
 import java.util.concurrent.Executor;
 import java.util.function.LongSupplier;
+import qexport.core.Bundle;
 import qexport.core.BundleException;
 import qexport.core.EngineException;
 import qexport.core.Golden;
@@ -86,23 +87,35 @@ final class SelfTestWork {
         }
 
         private String replay() throws BundleException, EngineException, IOException {
-            Golden golden = Golden.parse(
-                    Streams.text(model.files, model.bundle.golden()), abi, model.bundle.text().vocab());
+            Bundle bundle = model.bundle;
+            int vocab = bundle.text() != null ? bundle.text().vocab()
+                    : bundle.encoder() != null ? bundle.encoder().vocab() : bundle.speech().vocab();
+            Golden golden = Golden.parse(Streams.text(model.files, bundle.golden()), abi, vocab);
             long start = System.nanoTime();
-            List<GoldenReplay.Result> results = GoldenReplay.run(
-                    golden, model.engine, model.bundle.text(), model.tokenizer, (done, all) -> {
-                        state.set(new Snapshot(model, true, done, all, null, null));
-                        return mayGoOn();
-                    });
+            List<GoldenReplay.Result> results = replay(golden, (done, all) -> {
+                state.set(new Snapshot(model, true, done, all, null, null));
+                return mayGoOn();
+            });
             double seconds = (System.nanoTime() - start) / 1e9;
             int tokens = 0;
             for (GoldenReplay.Result result : results) {
                 tokens += result.tokens();
             }
-            String report = GoldenReport.text(model.bundle, golden, results, device, abi, model.runtimeVersion);
-            return report + String.format(Locale.ROOT,
-                    "%d tokens in %.1f s with %d threads, prompts included; %d MiB of memory (PSS)%n%s",
-                    tokens, seconds, model.threads, memory.getAsLong() / 1024, reason == null ? "" : reason + "\n");
+            return GoldenReport.text(bundle, golden, results, device, abi, model.runtimeVersion)
+                    + String.format(Locale.ROOT, "%s%.1f s with %d threads, inputs included; %d MiB of memory (PSS)%n",
+                            tokens == 0 ? "" : tokens + " tokens in ", seconds, model.threads,
+                            memory.getAsLong() / 1024)
+                    + (reason == null ? "" : reason + "\n");
+        }
+
+        private List<GoldenReplay.Result> replay(Golden golden, GoldenReplay.Progress progress)
+                throws EngineException, IOException {
+            if (model.encoder != null) {
+                return GoldenReplay.run(golden, model.encoder, progress);
+            }
+            return model.transcriber != null
+                    ? GoldenReplay.run(golden, model.transcriber, model.files, progress)
+                    : GoldenReplay.run(golden, model.engine, model.bundle.text(), model.tokenizer, progress);
         }
     }
 }
