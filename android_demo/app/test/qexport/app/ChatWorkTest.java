@@ -21,7 +21,7 @@ import qexport.core.Statistics;
 public class ChatWorkTest {
     @Rule
     public TemporaryFolder folder = new TemporaryFolder();
-    private final Worker worker = new Worker();
+    private final Worker worker = new Worker("models");
     private final Samples.Script engine = new Samples.Script("Hello");
     private int thermal = 0;
     private final ChatWork chat = new ChatWork(

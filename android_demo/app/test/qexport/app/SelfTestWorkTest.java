@@ -16,7 +16,7 @@ public class SelfTestWorkTest {
     private static final String GOLDEN = "{'schema':1,'columns':['arm64-v8a'],'tolerance':{'logits':0.5,'why':'x'},"
             + "'prompts':[" + PROMPT + "," + PROMPT + "]}";
 
-    private final Worker worker = new Worker();
+    private final Worker worker = new Worker("models");
     private final Samples.Script engine = new Samples.Script("ab");
     private int battery = 80;
     private final SelfTestWork test = new SelfTestWork(

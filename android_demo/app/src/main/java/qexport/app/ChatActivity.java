@@ -54,7 +54,6 @@ public final class ChatActivity extends ModelPage {
     @Override
     protected void onStart() {
         super.onStart();
-        app.chat.open(app.conversation(choice));
         app.chat.state.forget(listener);  // a model that is loaded already has begun to listen
         app.chat.state.listen(listener);
     }
@@ -71,6 +70,7 @@ public final class ChatActivity extends ModelPage {
             input.setHint(R.string.completion_hint);
         }
         notes = String.join("\n", load.notes);
+        app.chat.open(app.conversation(model.bundle));
         app.chat.state.forget(listener);
         app.chat.state.listen(listener);
     }

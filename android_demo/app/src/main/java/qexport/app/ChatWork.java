@@ -157,7 +157,7 @@ final class ChatWork {
                     statistics = model.generation.run(model.chat.encode(conversation.messages()), settings, this);
                 }
                 problem = reason;
-            } catch (EngineException | IOException | RuntimeException | OutOfMemoryError | LinkageError e) {
+            } catch (EngineException | IOException | RuntimeException | VirtualMachineError | LinkageError e) {
                 problem = Failures.sentence(e);
             }
             end(statistics, problem);

@@ -7,6 +7,7 @@ import android.os.Handler;
 import android.os.Looper;
 import java.io.File;
 import java.util.concurrent.Executor;
+import qexport.core.Bundle;
 
 /** Owns all that outlives a page: the worker, the loaded model, the conversation. Pages only listen. */
 public final class DemoApplication extends Application {
@@ -30,7 +31,7 @@ public final class DemoApplication extends Application {
         super.onCreate();
         Handler handler = new Handler(Looper.getMainLooper());
         Executor main = handler::post;
-        worker = new Worker();
+        worker = new Worker("models");
         preferences = new Preferences(this);
         energy = new Energy(this, preferences);
         library = new Library(this, worker, main);
@@ -41,9 +42,12 @@ public final class DemoApplication extends Application {
         speech = new SpeechWork(worker, main, energy, Debug::getPss);
     }
 
-    /** Where the conversation with a model is kept. */
-    File conversation(Choice choice) {
-        return new File(new File(getNoBackupFilesDir(), "conversations"), choice.key() + ".json");
+    /** Where the conversation with a model is kept, one for all of its sizes. */
+    File conversation(Bundle bundle) {
+        String group = bundle.variantGroup();
+        String name = group == null ? bundle.id() : "+" + group;
+        // a group may be named anything, a file may not
+        return new File(new File(getNoBackupFilesDir(), "conversations"), name.replaceAll("[^\\w.+-]", "_") + ".json");
     }
 
     /** A page came into sight. */

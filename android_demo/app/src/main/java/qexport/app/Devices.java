@@ -11,10 +11,11 @@ final class Devices {
     private Devices() {
     }
 
-    static Device now(Context context) {
+    /** `held`: bytes of a model that will be closed before another is loaded. */
+    static Device now(Context context, long held) {
         ActivityManager.MemoryInfo memory = new ActivityManager.MemoryInfo();
         ((ActivityManager) context.getSystemService(Context.ACTIVITY_SERVICE)).getMemoryInfo(memory);
-        return new Device(Arrays.asList(Build.SUPPORTED_ABIS), Engines.runtimes(context), memory.availMem,
+        return new Device(Arrays.asList(Build.SUPPORTED_ABIS), Engines.runtimes(context), memory.availMem + held,
                 memory.threshold);
     }
 

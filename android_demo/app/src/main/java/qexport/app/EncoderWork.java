@@ -120,7 +120,7 @@ final class EncoderWork {
                 List<Row> rows = !mayGoOn() ? Collections.<Row>emptyList() : lines == null ? judged() : found();
                 int cut = (model.encoder.cut(text) ? 1 : 0) + (lines == null ? 0 : cutTexts);
                 state.set(new Snapshot(model, false, 0, 0, rows, cut, (System.nanoTime() - start) / 1e9, reason));
-            } catch (EngineException | RuntimeException | OutOfMemoryError | LinkageError e) {
+            } catch (EngineException | RuntimeException | VirtualMachineError | LinkageError e) {
                 state.set(new Snapshot(model, false, 0, 0, Collections.<Row>emptyList(), 0, 0,
                         Failures.sentence(e)));
             }

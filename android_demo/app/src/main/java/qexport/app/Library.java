@@ -43,6 +43,8 @@ final class Library {
     private final Context context;
     private final Worker worker;
     private final File imported;
+    /** Copying is slow and touches no model: nobody has to wait for it, and loading a model does not end it. */
+    private final Worker copying = new Worker("import");
     private ImportJob job;
 
     Library(Context context, Worker worker, Executor main) {
@@ -88,7 +90,7 @@ final class Library {
     void take(Files source, Models models) {
         job = new ImportJob(source, models);
         importing.set(new Import(true, 0, 0, null, null));
-        worker.run(job);
+        copying.run(job);
     }
 
     /** Ends the copy that is running. */
@@ -163,8 +165,10 @@ final class Library {
                     return !stopped;
                 });
                 end = id == null ? Import.NONE : new Import(false, 0, 0, id, null);
-                models.closeIf(id);  // its files are others now
-            } catch (BundleException | IOException | RuntimeException | OutOfMemoryError e) {
+                if (id != null) {
+                    worker.run(() -> models.closeIf(id));  // its files are others now
+                }
+            } catch (BundleException | IOException | RuntimeException | VirtualMachineError e) {
                 end = new Import(false, 0, 0, null, Failures.sentence(e));
             }
             read();

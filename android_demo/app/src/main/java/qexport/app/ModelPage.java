@@ -15,6 +15,7 @@ abstract class ModelPage extends PageActivity {
     Choice choice;
     /** Null until it is loaded. */
     Model model;
+    private boolean fresh;  // opened by the person just now, not by a rotation
     private final State.Listener<Load> loading = this::changed;
 
     /** Opens a page for a model. */
@@ -26,12 +27,14 @@ abstract class ModelPage extends PageActivity {
     protected void onCreate(Bundle saved) {
         super.onCreate(saved);
         choice = Choice.of(getIntent().getStringExtra(CHOICE));
+        fresh = saved == null;
     }
 
     @Override
     protected void onStart() {
         super.onStart();
-        app.models.open(choice);
+        app.models.open(choice, fresh);
+        fresh = false;
         app.models.state.listen(loading);
     }
 

@@ -28,10 +28,11 @@ final class Models {
         state = new State<>(main, Load.NONE);
     }
 
-    /** Loads it unless it is loaded, on its way, or was tried: a failure waits for the person. */
-    void open(Choice choice) {
+    /** Loads it unless it is loaded or on its way. One that failed is tried again only where the person asks for it. */
+    void open(Choice choice, boolean asked) {
         Load now = state.get();
-        if (now.phase == Load.Phase.NONE || !choice.equals(now.choice)) {
+        boolean failed = now.phase == Load.Phase.FAILED || now.phase == Load.Phase.CANCELLED;
+        if (now.phase == Load.Phase.NONE || !choice.equals(now.choice) || failed && asked) {
             openAgain(choice);
         }
     }
@@ -49,6 +50,12 @@ final class Models {
         if (job != null) {
             job.stop();
         }
+    }
+
+    /** Bytes that come back when another model is loaded. */
+    long heldBytes() {
+        Model model = state.get().model;
+        return model == null ? 0 : model.bundle.loadBytes();
     }
 
     /** Frees the model; a page that needs it loads it again. */
@@ -102,7 +109,7 @@ final class Models {
                     throw new BundleException(decision.reason());
                 }
                 VariantChoice.Loaded<Model> loaded = VariantChoice.load(
-                        entry.fitting(Devices.now(context), decision.mostRank()),
+                        entry.fitting(Devices.now(context, 0), decision.mostRank()),
                         bundle -> load(bundle, decision.threads()));
                 current = loaded.value();
                 check();
@@ -110,7 +117,7 @@ final class Models {
             } catch (Stopped e) {
                 closeCurrent();
                 state.set(Load.at(choice, Load.Phase.CANCELLED, 0, 0));
-            } catch (BundleException | RuntimeException | LinkageError | OutOfMemoryError e) {
+            } catch (BundleException | RuntimeException | LinkageError | VirtualMachineError e) {
                 state.set(Load.failed(choice, Failures.sentence(e)));
             }
         }
@@ -125,14 +132,22 @@ final class Models {
         private Model load(Bundle bundle, int threads) throws BundleException, EngineException {
             try {
                 Stored stored = new Stored(context, library.catalog.get().found(bundle.id()));
-                if (!stored.prepare(progress(Load.Phase.COPYING))
-                        || !BundleCheck.verify(bundle, stored, progress(Load.Phase.CHECKING))) {
+                if (!stored.prepare(progress(Load.Phase.COPYING)) || !verified(bundle, stored)) {
                     throw new Stopped();
                 }
                 state.set(Load.at(choice, Load.Phase.OPENING, 0, 0));
                 return Engines.open(bundle, stored, threads);
-            } catch (IOException | LinkageError | OutOfMemoryError e) {
+            } catch (IOException | LinkageError | VirtualMachineError e) {
                 throw Failures.asEngine(e);
+            }
+        }
+
+        private boolean verified(Bundle bundle, Stored stored) throws BundleException {
+            try {
+                return BundleCheck.verify(bundle, stored, progress(Load.Phase.CHECKING));
+            } catch (BundleException e) {
+                stored.forgetCopies();  // the next try makes new ones
+                throw e;
             }
         }
 

@@ -47,7 +47,7 @@ public final class PickerActivity extends PageActivity {
     @Override
     protected void onActivityResult(int request, int result, Intent data) {
         if (request == FOLDER && result == RESULT_OK && data != null && data.getData() != null) {
-            app.library.take(new TreeFiles(getContentResolver(), data.getData()), app.models);
+            app.library.take(new TreeFiles(app.getContentResolver(), data.getData()), app.models);
         }
     }
 
@@ -65,7 +65,7 @@ public final class PickerActivity extends PageActivity {
     }
 
     private void show(Catalog found) {
-        Device device = Devices.now(this);
+        Device device = Devices.now(this, app.models.heldBytes());
         set((TextView) findViewById(R.id.device), getString(R.string.device, Texts.size(this, device.free()),
                 Devices.abi()));
         set((TextView) findViewById(R.id.energy), Texts.energy(this, app.preferences, app.energy.decide()));

@@ -80,7 +80,7 @@ final class SelfTestWork {
             try {
                 String report = mayGoOn() ? replay() : null;
                 state.set(new Snapshot(model, false, 0, 0, report, report == null ? reason : null));
-            } catch (BundleException | EngineException | IOException | RuntimeException | OutOfMemoryError
+            } catch (BundleException | EngineException | IOException | RuntimeException | VirtualMachineError
                     | LinkageError e) {
                 state.set(new Snapshot(model, false, 0, 0, null, Failures.sentence(e)));
             }

@@ -82,13 +82,13 @@ public final class SpeechActivity extends ModelPage {
     private void begin() {
         if (pending != null && model != null) {
             Uri file = pending;
-            ContentResolver resolver = getContentResolver();
+            ContentResolver resolver = app.getContentResolver();  // the page's own would hold the page
             pending = null;
             app.speech.start(model, () -> opened(resolver, file));
         }
     }
 
-    /** Static, so that the worker holds no page. */
+    /** Static for the same reason. */
     private static InputStream opened(ContentResolver resolver, Uri file) throws IOException {
         try {
             InputStream in = resolver.openInputStream(file);

@@ -105,7 +105,7 @@ final class SpeechWork {
                     statistics = model.transcriber.transcribe(samples, this);
                 }
                 problem = reason;
-            } catch (EngineException | IOException | RuntimeException | OutOfMemoryError | LinkageError e) {
+            } catch (EngineException | IOException | RuntimeException | VirtualMachineError | LinkageError e) {
                 problem = Failures.sentence(e);
             }
             state.set(new Snapshot(model, false, text.toString(), heard, all, statistics, memory.getAsLong(),

@@ -49,7 +49,9 @@ final class State<T> {
     private void tell() {
         told.set(true);
         for (Listener<T> listener : new ArrayList<>(listeners)) {
-            listener.changed(value);
+            if (listeners.contains(listener)) {  // one that was called before may have taken it away
+                listener.changed(value);
+            }
         }
     }
 }

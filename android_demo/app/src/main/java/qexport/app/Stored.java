@@ -48,6 +48,13 @@ final class Stored implements Files {
         return true;
     }
 
+    /** Deletes the copies. */
+    void forgetCopies() {
+        if (found.folder == null) {
+            Unpacked.delete(context, found.id);
+        }
+    }
+
     /** What the runtime will read: a copy where there is one. */
     @Override
     public InputStream open(String path) throws IOException {

@@ -64,6 +64,11 @@ final class Unpacked {
         return true;
     }
 
+    /** Removes a model's copies. */
+    static void delete(Context context, String id) {
+        Streams.delete(new File(root(context), id));
+    }
+
     /** Removes the copies of models that the app no longer has. */
     static void tidy(Context context, Set<String> ids) {
         File[] folders = root(context).listFiles();

@@ -5,7 +5,7 @@ import java.util.List;
 import java.util.concurrent.Executors;
 import java.util.concurrent.ExecutorService;
 
-/** The one thread that touches models: what one job opened, the next one finds, and no two run at a time. */
+/** One thread for jobs: what one opened, the next one finds, and no two run at a time. Only one touches models. */
 final class Worker {
     /** Work that can be ended early; `stop` comes from another thread, before or while it runs. */
     interface Job {
@@ -14,9 +14,13 @@ final class Worker {
         void stop();
     }
 
-    private final ExecutorService thread = Executors.newSingleThreadExecutor(
-            runnable -> new Thread(runnable, "models"));
+    private final ExecutorService thread;
     private final List<Job> waiting = new ArrayList<>();  // or running; guarded by itself
+
+    /** `name`: the thread's, for who reads a trace. */
+    Worker(String name) {
+        thread = Executors.newSingleThreadExecutor(runnable -> new Thread(runnable, name));
+    }
 
     /** Queues work that is short. */
     void run(Runnable job) {
