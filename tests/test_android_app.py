@@ -149,3 +149,18 @@ def test_texts_stand_out(folder):
 def test_dark_and_light_have_the_same_colours():
     light, dark = (named(RES / folder / "colors.xml") for folder in ("values", "values-night"))
     assert set(light) - set(dark) == {"icon"} and not set(dark) - set(light)
+
+
+def test_previews_show_every_page_in_its_own_words():
+    sys.path.insert(0, str(ROOT / "android_demo"))
+    try:
+        import previews
+    finally:
+        sys.path.pop(0)
+    sheet = previews.sheet()
+    assert "@string" not in sheet and "%1$" not in sheet
+    pages = {path.stem for path in LAYOUTS} - {"header", "entry", "message", "result"}
+    assert set(previews.EXAMPLES) == pages
+    for name in ("import_folder", "send", "judge", "choose_wave", "self_test_what", "energy_why"):
+        for folder in ("values", "values-de") if name in ("import_folder", "send") else ("values",):
+            assert named(RES / folder / "strings.xml")[name] in sheet
