@@ -138,9 +138,8 @@ class Page:
             said = self.strings[str(value[0]).removeprefix("@string/")].replace("\\'", "'")
             for place, item in enumerate(value[1:], 1):
                 known = self.text(item) if isinstance(item, str) else item
-                said = re.sub(
-                    rf"%{place}\$([.\d]*[sdf])", lambda found, known=known: f"%{found[1]}" % known, said
-                )
+                for form in re.findall(rf"%{place}\$([.\d]*[sdf])", said):
+                    said = said.replace(f"%{place}${form}", f"%{form}" % known)
             return said.replace("%%", "%")
         if value is None:
             return ""

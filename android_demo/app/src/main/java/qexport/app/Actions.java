@@ -1,18 +1,17 @@
 package qexport.app;
 
-import android.app.Activity;
 import android.app.AlertDialog;
 import java.util.ArrayList;
 import java.util.List;
 
 /** A menu as a dialog: PopupMenu's class in Debian's Android library names classes that it does not hold. */
 final class Actions {
-    private final Activity activity;
+    private final PageActivity page;
     private final List<String> names = new ArrayList<>();
     private final List<Runnable> actions = new ArrayList<>();
 
-    Actions(Activity activity) {
-        this.activity = activity;
+    Actions(PageActivity page) {
+        this.page = page;
     }
 
     Actions add(String name, Runnable action) {
@@ -26,8 +25,8 @@ final class Actions {
     }
 
     void show(String title) {
-        new AlertDialog.Builder(activity).setTitle(title)
+        page.show(new AlertDialog.Builder(page).setTitle(title)
                 .setItems(names.toArray(new String[0]), (dialog, which) -> actions.get(which).run())
-                .setNegativeButton(R.string.cancel, null).show();
+                .setNegativeButton(R.string.cancel, null));
     }
 }

@@ -1,6 +1,7 @@
 package qexport.app;
 
 import android.app.Activity;
+import android.app.AlertDialog;
 import android.os.Bundle;
 import android.view.View;
 import android.widget.TextView;
@@ -8,11 +9,20 @@ import android.widget.TextView;
 /** What every page has: room for the system's bars, a title, a way back, a menu. */
 abstract class PageActivity extends Activity {
     DemoApplication app;
+    private AlertDialog dialog;
 
     @Override
     protected void onCreate(Bundle saved) {
         super.onCreate(saved);
         app = DemoApplication.of(this);
+    }
+
+    @Override
+    protected void onDestroy() {
+        super.onDestroy();
+        if (dialog != null) {
+            dialog.dismiss();  // a rotation would leave it with a page that is gone
+        }
     }
 
     @Override
@@ -44,6 +54,11 @@ abstract class PageActivity extends Activity {
     void title(CharSequence title) {
         setTitle(title);  // what a screen reader says when the page opens
         ((TextView) findViewById(R.id.title)).setText(title);
+    }
+
+    /** Shows a dialog that goes with the page. */
+    void show(AlertDialog.Builder next) {
+        dialog = next.show();
     }
 
     /** Adds the page's own items. */

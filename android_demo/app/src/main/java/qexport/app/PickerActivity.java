@@ -160,9 +160,9 @@ public final class PickerActivity extends PageActivity {
 
     private void askToDelete(Found found) {
         String title = found.bundle == null ? found.id : found.bundle.title();
-        new AlertDialog.Builder(this).setMessage(getString(R.string.delete_sure, title))
+        show(new AlertDialog.Builder(this).setMessage(getString(R.string.delete_sure, title))
                 .setPositiveButton(R.string.delete, (dialog, which) -> app.library.delete(found, app.models))
-                .setNegativeButton(R.string.cancel, null).show();
+                .setNegativeButton(R.string.cancel, null));
     }
 
     private void showLicence(Found found) {
@@ -174,8 +174,8 @@ public final class PickerActivity extends PageActivity {
     }
 
     private void say(String title, String text) {
-        new AlertDialog.Builder(this).setTitle(title).setMessage(text)
-                .setPositiveButton(R.string.close, null).show();
+        show(new AlertDialog.Builder(this).setTitle(title).setMessage(text)
+                .setPositiveButton(R.string.close, null));
     }
 
     private void show(Library.Import now) {
