@@ -65,10 +65,15 @@ def test_the_manifest_asks_for_nothing():
 
 
 def test_gradles_manifest_only_removes():
-    removed = xml(APP / "src" / "gradle" / "AndroidManifest.xml")
+    manifest = xml(APP / "src" / "gradle" / "AndroidManifest.xml")
     node = "{http://schemas.android.com/tools}node"
-    assert {child.get(ANDROID + "name").rpartition(".")[2] for child in removed} >= {"INTERNET"}
-    assert {(child.tag, child.get(node)) for child in removed} == {("uses-permission", "remove")}
+    (application,) = manifest.findall("application")
+    removed = [*(child for child in manifest if child is not application), *application]
+    assert {child.get(ANDROID + "name").rpartition(".")[2] for child in removed} >= {
+        "INTERNET",
+        "TelemetryInitializer",
+    }
+    assert not application.attrib and {child.get(node) for child in removed} == {"remove"}
 
 
 def test_versions_and_tasks_are_those_that_bundles_are_made_for():
