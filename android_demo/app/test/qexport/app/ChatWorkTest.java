@@ -65,9 +65,9 @@ public class ChatWorkTest {
 
     @Test
     public void stopBeforeTheFirstTokenGivesTheTextBack() throws Exception {
-        engine.before = chat::stop;
-        engine.problem = new EngineException("stopped");
+        engine.before = chat::stop;  // interrupts the engine, which throws
         assertEquals("", send("Hi"));
+        assertEquals("The answer was stopped", chat.state.get().problem);
         assertEquals("Hi", chat.state.get().returned);
         chat.took();
         assertNull(chat.state.get().returned);

@@ -81,8 +81,9 @@ final class Samples {
         }
     }
 
-    static Model model(Engine engine, Files files) throws BundleException {
-        return Model.of(Bundle.parse(json()), files, new Bytes(), 1, engine);
+    static Model model(Script engine, Files files) throws BundleException {
+        return Model.of(Bundle.parse(json()), files, new Bytes(), 1, engine,
+                () -> engine.problem = new EngineException("interrupted"));
     }
 
     static List<String> list(String... values) {

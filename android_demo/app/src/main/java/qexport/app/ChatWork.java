@@ -128,6 +128,7 @@ final class ChatWork {
         private final Settings settings;
         private final StringBuilder said = new StringBuilder();
         private long saved = System.nanoTime();
+        private volatile boolean reading = true;
 
         Answer(Model model, String text, Settings settings) {
             super(model, energy);
@@ -138,6 +139,9 @@ final class ChatWork {
         @Override
         void cancel() {
             model.generation.cancel();
+            if (reading) {  // a long prompt takes seconds; a token of an answer does not
+                model.interrupt.run();
+            }
         }
 
         @Override
@@ -158,7 +162,7 @@ final class ChatWork {
                 }
                 problem = reason;
             } catch (EngineException | IOException | RuntimeException | VirtualMachineError | LinkageError e) {
-                problem = Failures.sentence(e);
+                problem = stopped() ? Statistics.End.CANCELLED.reason() : Failures.sentence(e);
             }
             end(statistics, problem);
         }
@@ -190,6 +194,7 @@ final class ChatWork {
 
         @Override
         public void text(String piece) {
+            reading = false;
             said.append(piece);
             mayGoOn();
             show(Snapshot.Phase.ANSWERING, 0, 0);

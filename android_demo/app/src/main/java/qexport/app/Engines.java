@@ -61,9 +61,12 @@ final class Engines {
                     + bundle.task() + "; bundle the model's file for onnxruntime");
         }
         Tokenizer tokenizer = tokenizer(stored, bundle.text().tokenizer());
-        Engine engine = executorch ? executorch(stored.path(bundle.model()), bundle.text(), threads)
-                : new OrtEngine(stored.map(bundle.model()), bundle.text(), threads);
-        return Model.of(bundle, stored, tokenizer, threads, engine);
+        if (executorch) {  // which cannot be interrupted: an answer ends with the step that runs
+            return Model.of(bundle, stored, tokenizer, threads,
+                    executorch(stored.path(bundle.model()), bundle.text(), threads), () -> { });
+        }
+        OrtEngine engine = new OrtEngine(stored.map(bundle.model()), bundle.text(), threads);
+        return Model.of(bundle, stored, tokenizer, threads, engine, engine::cancel);
     }
 
     private static Tokenizer tokenizer(Stored stored, String path) throws BundleException, IOException {

@@ -20,8 +20,10 @@ final class Model {
     final Tokenizer tokenizer;
     final int threads;
     final String runtimeVersion;
-    /** For text-generation, with the next two. */
+    /** For text-generation, with the next three. */
     final Engine engine;
+    /** Ends what the engine computes, from any thread; it then throws. */
+    final Runnable interrupt;
     final Generation generation;
     final Chat chat;
     /** For feature-extraction and text-classification. */
@@ -31,13 +33,14 @@ final class Model {
     private final Closeable runtime;
 
     private Model(Bundle bundle, Files files, Tokenizer tokenizer, int threads, String runtimeVersion, Engine engine,
-            EncoderTask encoder, Transcriber transcriber, Closeable runtime) {
+            Runnable interrupt, EncoderTask encoder, Transcriber transcriber, Closeable runtime) {
         this.bundle = bundle;
         this.files = files;
         this.tokenizer = tokenizer;
         this.threads = threads;
         this.runtimeVersion = runtimeVersion;
         this.engine = engine;
+        this.interrupt = interrupt;
         this.encoder = encoder;
         this.transcriber = transcriber;
         this.runtime = runtime;
@@ -45,18 +48,21 @@ final class Model {
         chat = engine == null ? null : new Chat(bundle.text(), tokenizer);
     }
 
-    static Model of(Bundle bundle, Files files, Tokenizer tokenizer, int threads, Engine engine) {
-        return new Model(bundle, files, tokenizer, threads, engine.runtimeVersion(), engine, null, null, engine);
+    static Model of(Bundle bundle, Files files, Tokenizer tokenizer, int threads, Engine engine,
+            Runnable interrupt) {
+        return new Model(bundle, files, tokenizer, threads, engine.runtimeVersion(), engine, interrupt, null, null,
+                engine);
     }
 
     static Model of(Bundle bundle, Files files, Tokenizer tokenizer, int threads, TextEncoder encoder) {
         EncoderTask task = new EncoderTask(bundle.encoder(), tokenizer, encoder);
-        return new Model(bundle, files, tokenizer, threads, encoder.runtimeVersion(), null, task, null, encoder);
+        return new Model(bundle, files, tokenizer, threads, encoder.runtimeVersion(), null, null, task, null, encoder);
     }
 
     static Model of(Bundle bundle, Files files, Tokenizer tokenizer, int threads, SpeechEngine engine) {
         Transcriber transcriber = new Transcriber(bundle.speech(), tokenizer, engine);
-        return new Model(bundle, files, tokenizer, threads, engine.runtimeVersion(), null, null, transcriber, engine);
+        return new Model(bundle, files, tokenizer, threads, engine.runtimeVersion(), null, null, null, transcriber,
+                engine);
     }
 
     /** Frees what the runtime holds. */

@@ -21,6 +21,11 @@ abstract class ModelJob implements Worker.Job {
         cancel();
     }
 
+    /** Whether the person ended it. */
+    final boolean stopped() {
+        return stopped;
+    }
+
     /** Ends what the model computes now; from any thread. */
     void cancel() {
     }
