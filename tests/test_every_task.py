@@ -2,77 +2,21 @@
 
 import json
 
-import encoder_checkpoints
 import numpy as np
 import pytest
-import scipy.io.wavfile
-import seq2seq_checkpoints
-from tiny_jobs import write_recipe
+from task_jobs import KINDS
 
 from exporter.artifacts import read_manifest
 from exporter.backends import get_backend
 from exporter.benching import BenchSettings, bench_artifact, render_bench
 
-KINDS = {  # task -> who writes its checkpoint, and which
-    "text-classification": (encoder_checkpoints, "no types"),
-    "feature-extraction": (encoder_checkpoints, "sentence"),
-    "image-classification": (encoder_checkpoints, "picture"),
-    "automatic-speech-recognition": (seq2seq_checkpoints, "speech"),
-    "text2text-generation": (seq2seq_checkpoints, "absolute"),
-    "image-to-text": (seq2seq_checkpoints, "picture"),
-}
-TARGETS = "[{backend: onnxruntime, max_context: 32}, {backend: executorch, max_context: 32}]"
 FAST = BenchSettings(threads=1, repeats=1, calls=(8,), steps=2, starts=1, prompt=8, bandwidth_bytes=2**24)
-# tables that are read as numbers, or are too small to be worth it
-FLOAT_TABLES = ("position_embeddings", "token_type_embeddings", "embed_positions", "wpe")
-
-
-def rules_for(layers):
-    """8 bits for everything but convolutions and FLOAT_TABLES; a rule must match something."""
-    last = {layer.name.rpartition(".")[2] for layer in layers}
-    lines = ['  - {match: "**", kind: conv, scheme: float}'] * any(layer.kind == "conv" for layer in layers)
-    lines += [f'  - {{match: "**.{name}", scheme: float}}' for name in FLOAT_TABLES if name in last]
-    return "\n".join([*lines, '  - {match: "**", scheme: w8}'])
-
-
-def clips(folder):
-    """Half a second of noise at the model's sampling rate, and at another one."""
-    folder.mkdir()
-    rows = []
-    for number, rate in enumerate((16_000, 8_000)):
-        sound = np.random.default_rng(number).normal(0, 3000, rate // 2).astype(np.int16)
-        scipy.io.wavfile.write(folder / f"{number}.wav", rate, sound)
-        rows.append(
-            json.dumps({"file": f"{number}.wav", "text": "something was said", "language": "en"}) + "\n"
-        )
-    (folder / "said.jsonl").write_text("".join(rows))
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def job(request, tmp_path_factory):
+def job(request, task_job):
     """(task, recipe, folder) of a finished job, in this process."""
-    from exporter.models.loading import open_model
-    from exporter.pipeline import run
-    from exporter.progress import Stages
-    from exporter.recipe import load_recipe
-
-    task = request.param
-    writer, kind = KINDS[task]
-    place = tmp_path_factory.mktemp(task)
-    folder = writer.write(kind, place / "model") if (place / "model").mkdir() is None else None
-    layers = open_model(str(folder), task, place).layers().layers
-    gates = "{lowering: {max_rel: 0.001}}"
-    if task == "automatic-speech-recognition":
-        clips(place / "clips")
-        gates = gates[:-1] + ", data: {audio: {folder: clips, transcripts: clips/said.jsonl}}}"
-    recipe = write_recipe(place, folder, task=task, rules=rules_for(layers), targets=TARGETS, parity=gates)
-    recipe.write_text(
-        recipe.read_text().replace("  w4: {weights: int4, group: 32, activations: dynamic-int8}\n", "")
-    )
-    from rich.console import Console
-
-    run(load_recipe(recipe), place / "out", False, Stages(Console(quiet=True)))
-    return task, recipe, place / "out"
+    return task_job(request.param)
 
 
 def test_both_files_hold_the_same_integers_and_every_gate_held(job):

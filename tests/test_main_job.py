@@ -1,7 +1,6 @@
 """The main job on a real language model, as a person runs it: one process, both runtimes, everything shown."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REAL_SOURCE, require_package
+from conftest import REAL_SOURCE, require_java, require_package
 
 from exporter.backends import get_backend
 
@@ -221,15 +220,6 @@ def bundled(job, tmp_path_factory):
     java, *rest = json.loads(done.stdout.splitlines()[-1])
     (folder,) = (app / "app/src/main/assets/models").iterdir()
     return folder, [java, "-Xmx64m", *rest]  # the model alone has twice as much
-
-
-def require_java() -> None:
-    """A JDK and gcc. Without them: a skip on a laptop, a failure in CI."""
-    missing = [name for name in ("javac", "gcc", "npm") if shutil.which(name) is None]
-    if missing and os.environ.get("CI") == "true":
-        pytest.fail(f"{', '.join(missing)}: not on this machine")
-    if missing:
-        pytest.skip(f"{', '.join(missing)}: not on this machine")
 
 
 def greedy_in_python(folder, prompt):

@@ -2,7 +2,6 @@
 vocabulary of 262,144 words; biases and an output layer apart from the embedding."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from conftest import fetch
 from tiny_jobs import QEXPORT, ROOT
 
 # two processors take four minutes for a job; the download and the first conversion come on top
@@ -42,22 +42,10 @@ class Job(NamedTuple):
     ended: subprocess.CompletedProcess[str]
 
 
-def fetch(name: str) -> None:
-    """Download the weights once. Without a network: a skip on a laptop, a failure in CI."""
-    done = subprocess.run(
-        [sys.executable, "scripts/fetch_models.py", name], cwd=ROOT, capture_output=True, text=True
-    )
-    if done.returncode:
-        missing = f"{name} cannot be fetched: {done.stderr.strip()}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(missing)
-        pytest.skip(missing)
-
-
 @pytest.fixture(scope="module", params=MODELS)
 def job(request, tmp_path_factory) -> Job:
     model, layers = MODELS[request.param]
-    fetch(model)
+    fetch("scripts/fetch_models.py", model)
     place = tmp_path_factory.mktemp(request.param)
     command = [QEXPORT, "--recipe", f"recipes/{request.param}.yaml", "--out", place / "out"]
     ended = subprocess.run(

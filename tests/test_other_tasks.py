@@ -2,29 +2,21 @@
 speech. What a user would notice is held to what the recipes' pages say."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import require_package
+import scipy.io.wavfile
+from android_java import bundled, java_command, run_java
+from conftest import fetch, require_package
 from tiny_jobs import QEXPORT, ROOT
 
+from exporter.folders import cache_folder, data_folder
 from exporter.parity.tasks import TaskReport
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(1200)]
 RUNTIMES = ("onnxruntime", "executorch")
-
-
-def fetch(script: str, *names: str) -> None:
-    """Download once. Without a network: a skip on a laptop, a failure in CI."""
-    done = subprocess.run([sys.executable, script, *names], cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        missing = f"{' and '.join(names)} cannot be fetched: {done.stderr.strip()}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(missing)
-        pytest.skip(missing)
 
 
 def run(recipe: str, out: Path, near: float = 0.02) -> dict:
@@ -93,14 +85,113 @@ def test_pictures_in_static_int8(tmp_path):
     assert all(target["model_bytes"] < 5.5e6 for target in summary["targets"].values())
 
 
-def test_speech_of_whisper(tmp_path):
-    """Five clips of read English, 71 words: within a word of float's errors, no more than 45 MB."""
+@pytest.fixture(scope="module")
+def whisper(tmp_path_factory):
+    """(folder, summary) of the recipe's job."""
     fetch("scripts/fetch_models.py", "whisper-tiny.en")
     fetch("scripts/fetch_data.py", "librivox")
-    summary = run("whisper_tiny_en_mixed_int4", tmp_path / "out")
-    same_integers(tmp_path / "out")
+    out = tmp_path_factory.mktemp("whisper") / "whisper"
+    return out, run("whisper_tiny_en_mixed_int4", out)
+
+
+def test_speech_of_whisper(whisper):
+    """Five clips of read English, 71 words: within a word of float's errors, no more than 45 MB."""
+    out, summary = whisper
+    same_integers(out)
     for runtime in RUNTIMES:
         found = metric(summary, runtime, "word error rate")
         assert found.items == 5
         assert found.candidate <= found.reference + 1 / 71
         assert summary["targets"][runtime]["model_bytes"] <= 45e6
+
+
+@pytest.fixture(scope="module")
+def transcribing(whisper, tmp_path_factory):
+    """(the app's folder of Whisper, the command that runs the app's classes)"""
+    place = tmp_path_factory.mktemp("app")
+    return bundled(whisper[0], place / "app"), java_command(place / "build")
+
+
+def heard_features(java, folder, clip):
+    """What the app's classes make of a clip: (1, bins, frames)."""
+    done = run_java(java, "features", folder, clip)
+    assert done.returncode == 0, done.stderr.decode()
+    bins = json.loads((folder / "bundle.json").read_text())["speech"]["mel"]["bins"]
+    return np.frombuffer(done.stdout, "<f4").reshape(1, bins, -1)
+
+
+def written_in_python(folder, features):
+    """Greedy tokens, by ONNX Runtime's Python package on the app's own files."""
+    import onnxruntime
+
+    from exporter.backends.ort.seq2seq_running import OrtSeq2SeqRunner
+    from exporter.verify.decoding import DecodingRules, greedy
+
+    speech = json.loads((folder / "bundle.json").read_text())["speech"]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 2
+    sessions = [onnxruntime.InferenceSession(folder / speech[key], options) for key in ("encoder", "decoder")]
+    runner = OrtSeq2SeqRunner(*sessions)
+    runner.encode({speech["mel"]["input"]: features})
+    room = speech["context"] - len(speech["prompt"])
+    ends = frozenset(speech["stop_ids"])
+    rules = DecodingRules(
+        tuple(speech["prompt"]), ends, room, tuple(speech["never"]), tuple(speech["never_first"])
+    )
+    return greedy(runner, rules)
+
+
+def test_the_apps_classes_write_what_python_writes(transcribing, tmp_path):
+    """Fifty seconds: the clips twice over, in two windows of sound, word for word."""
+    from tokenizers import Tokenizer
+
+    folder, java = transcribing
+    clips = sorted((data_folder() / "librivox").glob("*.wav"))
+    sound = np.concatenate([scipy.io.wavfile.read(clip)[1] for clip in clips] * 2)
+    scipy.io.wavfile.write(tmp_path / "all.wav", 16_000, sound)
+    done = run_java(java, "transcribe", folder, tmp_path / "all.wav")
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"WARNING" not in done.stdout + done.stderr  # of -Xcheck:jni
+    found = json.loads(done.stdout)
+    assert len(found["heard"]) == 2 and found["heard"][1] == len(sound)
+    tokens = []
+    for start, end in zip([0, *found["heard"]], found["heard"], strict=False):
+        scipy.io.wavfile.write(tmp_path / "part.wav", 16_000, sound[start:end])
+        features = heard_features(java, folder, tmp_path / "part.wav")
+        tokens += written_in_python(folder, features)
+    text = Tokenizer.from_file(str(folder / "tokenizer.json")).decode(tokens, skip_special_tokens=True)
+    assert found["text"] == text.strip()
+    assert found["tokens"] == len(tokens) > 100
+    assert "consider how much there might be prudently in his power" in text
+
+
+def test_the_apps_features_are_transformers(transcribing, tmp_path):
+    """Of a clip as it is, and of one that is stereo at another rate, as Python resamples it."""
+    from exporter.samples.audio import read_wav
+    from exporter.samples.processing import speech_processor
+
+    folder, java = transcribing
+    processor = speech_processor(cache_folder() / "models/whisper-tiny.en")
+    (clip, *_) = sorted((data_folder() / "librivox").glob("*.wav"))
+    _, sound = scipy.io.wavfile.read(clip)
+    stereo = np.stack([sound, sound // 2], axis=1)
+    scipy.io.wavfile.write(tmp_path / "stereo.wav", 44_100, stereo)  # said faster, as a phone records
+    for path in (clip, tmp_path / "stereo.wav"):
+        wanted = processor.prepare(read_wav(path, 16_000))["input_features"]
+        assert np.abs(heard_features(java, folder, path) - wanted).max() < 1e-4
+
+
+def test_the_apps_replay_of_clips(transcribing):
+    folder, java = transcribing
+    done = run_java(java, "replay", folder)
+    assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
+    assert done.stdout.startswith(b"Self-test passed: 3 of 3 clips passed\n")
+
+
+def test_a_sound_that_is_cut_off(transcribing, tmp_path):
+    folder, java = transcribing
+    (clip, *_) = sorted((data_folder() / "librivox").glob("*.wav"))
+    (tmp_path / "short.wav").write_bytes(clip.read_bytes()[:50_000])
+    done = run_java(java, "transcribe", folder, tmp_path / "short.wav")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.decode().startswith("The WAV file is cut off: it says ")

@@ -9,8 +9,8 @@ from exporter.parity import LayerError, ParityReport
 from exporter.summary import render_parity, render_result
 
 
-def shown(renderable) -> list[str]:
-    console = Console(width=100, no_color=True, highlight=False, color_system=None)
+def shown(renderable, width: int = 100) -> list[str]:
+    console = Console(width=width, no_color=True, highlight=False, color_system=None)
     with console.capture() as capture:
         console.print(renderable)
     return [line.rstrip() for line in capture.get().splitlines() if line.strip()]
@@ -33,6 +33,18 @@ def test_the_final_table():
     ]
 
 
+def test_a_terminal_of_80_columns():
+    """Names and figures whole, whatever else is broken over lines."""
+    data = sample_data(kl=0.3)
+    for renderable in (render_result(data, Path("out/mixed_int4")), render_parity(data["parity"])):
+        lines = shown(renderable, 80)
+        assert all(len(line) <= 80 and "…" not in line for line in lines)
+        words = " ".join(lines).split()
+        assert "onnxruntime" in words and "executorch" in words
+    missed = next(line for line in lines if line.endswith("MISSED"))
+    assert missed.split()[0] == "quantisation"
+
+
 def test_brackets_in_a_path_are_no_markup():
     lines = shown(render_result(sample_data(blocks=2), Path("out/[red]x")))
     assert "report       out/[red]x/report.html" in lines
@@ -43,7 +55,7 @@ def test_the_ladder_says_which_rung_missed():
     assert all(len(line) <= 100 for line in lines)
     by_rung = {line.split("  ")[0].strip(): line for line in lines if line.startswith(" ")}
     assert by_rung["quantisation"].endswith("MISSED")
-    assert by_rung["onnxruntime lowering"].endswith("held")
+    assert by_rung["onnxruntime lowering (prefill)"].endswith("held")
     assert any(line.startswith("FAILED: quantisation: the mean KL divergence is 0.27 nats") for line in lines)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ class Runtime:
     name: str
     version: str
     abis: tuple[str, ...]
+    operators: frozenset[str]  # domain::name
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,16 @@ class App:
                 f"with abi: {found.abis[0]} in the recipe's target"
             )
 
+    def check_operators(self, where: Path, runtime: str, used: Iterable[str]) -> None:
+        """Raise ArtifactError where the app's runtime lacks one."""
+        found = self.runtimes[runtime]
+        missing = sorted(set(used) - found.operators)
+        if missing:
+            raise ArtifactError(
+                f"{where}: uses {', '.join(missing)}, which {runtime} {found.version} of the app does not have; ship "
+                f"one that has and write its operators to {self.folder / RUNTIMES} (scripts/runtime_operators.py)"
+            )
+
     def check_task(self, where: Path, task: str) -> None:
         """Raise ArtifactError where no page of the app can use the model."""
         if task not in self.tasks:
@@ -82,7 +94,7 @@ def open_app(folder: Path) -> App:
                 f"{path}: schema {data['schema']!r}, this qexport reads {_SCHEMA}; take app and qexport of one version"
             )
         runtimes = {
-            name: Runtime(name, str(entry["version"]), tuple(entry["abis"]))
+            name: Runtime(name, str(entry["version"]), tuple(entry["abis"]), _operators(entry["operators"]))
             for name, entry in data["runtimes"].items()
         }
         return App(folder, runtimes, tuple(data["tasks"]))
@@ -90,6 +102,10 @@ def open_app(folder: Path) -> App:
         raise ArtifactError(
             f"{path}: damaged ({type(problem).__name__}: {problem}); take it from the repository again"
         ) from problem
+
+
+def _operators(domains: Mapping[str, str]) -> frozenset[str]:
+    return frozenset(f"{domain}::{name}" for domain, names in domains.items() for name in names.split())
 
 
 def _version(text: str) -> tuple[int, ...]:

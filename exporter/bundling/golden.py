@@ -25,8 +25,8 @@ _LEAST = (
 )
 _APART = 1 + 7.2e-3 / 5.0e-3  # in units of d, see above
 _WHY = (
-    "{what} moved by up to {moved} on this host, from {origin}; other kernels round activations by other steps and move "
-    "theirs in a direction of their own, ARM's up to 1.44 times as far, so the two may lie 2.44 times that apart"
+    "{what} moved by up to {moved} on this host, from {origin}; other kernels round activations by other steps and "
+    "move theirs in a direction of their own, ARM's up to 1.44 times as far, so the two may lie 2.44 times that apart"
 )
 
 

@@ -76,7 +76,7 @@ def bundle(
         written = []
         for number, (item, extra) in enumerate(planned):
             progress(item.artifact.id, number / len(planned))
-            written.append((drafts.enter_context(whole_folder(item.folder)), _Draft(item, extra)))
+            written.append((drafts.enter_context(whole_folder(item.folder)), _Draft(item, extra, app)))
         done = [draft.write(folder) for folder, draft in written]
         done = _ranked(done, groups)
         for (folder, _), item in zip(written, done, strict=True):
@@ -89,7 +89,10 @@ class _Draft:
     """What goes into a folder beside the model."""
 
     item: Bundled
-    extra: dict[str, str | Path]  # names of the other files; their contents, or where they lie in the artifact
+    extra: dict[
+        str, str | Path
+    ]  # names of the other files; their contents, or where they lie in the artifact
+    app: App
 
     def write(self, folder: Path) -> Bundled:
         """Copy, convert and describe; the item with its files."""
@@ -101,6 +104,8 @@ class _Draft:
             from exporter.backends.ort.ort_format import operators
 
             data["operators"] = sorted({kind for name in models for kind in operators(folder / name)})
+            # its writer fuses, so they are not those that the manifest names
+            self.app.check_operators(artifact.folder, artifact.runtime, data["operators"])
         _copy(artifact, artifact.files / TOKENIZER, folder)
         for name, content in self.extra.items():
             if isinstance(content, Path):
@@ -144,6 +149,7 @@ def _check_fit(artifact: Artifact, app: App) -> None:
     app.check_runtime(
         artifact.folder, artifact.runtime, str(artifact.facts["min_runtime"]), str(artifact.target["abi"])
     )
+    app.check_operators(artifact.folder, artifact.runtime, artifact.facts["operators"])
 
 
 def _check_ids(artifacts: Sequence[Artifact]) -> None:

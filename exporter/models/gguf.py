@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-_CONVERTER = "1"  # raise when the conversion's result changes, so that old cache entries are left behind
+_CONVERTER = "2"  # raise when the conversion's result changes, so that old cache entries are left behind
 _LONG = 4096  # elements; no list that a configuration needs is that long, every vocabulary is
 _ROWS_AT_ONCE = 4 << 20  # numbers; dequantising takes some four times their bytes on the way
 
@@ -41,6 +41,7 @@ def metadata_folder(path: Path, sha256: str, cache: Path) -> Path:
 
         config = AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name)
         tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+        _split_digits(path, tokenizer)
         tokenizer.save_pretrained(draft)
         written = config.to_diff_dict()
         written.pop("quantization_config", None)
@@ -50,6 +51,22 @@ def metadata_folder(path: Path, sha256: str, cache: Path) -> Path:
             written.setdefault(token, getattr(tokenizer, token))
         (draft / "config.json").write_text(json.dumps(written, indent=1, sort_keys=True) + "\n")
     return target
+
+
+def _split_digits(path: Path, tokenizer: Any) -> None:
+    """What transformers leaves out: SmolLM's tokenizer cuts a text at each digit before anything else.
+
+    `tokenizer.ggml.pre` names how; llama.cpp has the expressions of each name in src/llama-vocab.cpp.
+    """
+    import gguf
+
+    field = gguf.GGUFReader(str(path)).fields.get("tokenizer.ggml.pre")
+    if field is None or field.contents() != "smollm":
+        return
+    from tokenizers import pre_tokenizers
+
+    steps = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
 
 
 def convert_weights(path: Path, folder: Path) -> None:

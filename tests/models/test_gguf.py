@@ -189,3 +189,7 @@ def test_a_real_file(tmp_path):
     folder = metadata_folder(path, file_sha256(path), tmp_path)
     convert_weights(path, folder)
     check_equal(path, folder)
+    from tokenizers import Tokenizer
+
+    # each digit stands alone; without that the second space would go with the first of them
+    assert Tokenizer.from_file(str(folder / "tokenizer.json")).encode("a  12").tokens == ["a", "ĠĠ", "1", "2"]

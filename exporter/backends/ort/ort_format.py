@@ -22,7 +22,7 @@ _ATTRIBUTES = 24  # place of a node's attributes in its table: ort.fbs of ONNX R
 
 
 def write_ort(folder: Path, target: Path, name: str = MODEL) -> list[str]:
-    """Write folder/model.onnx, or the file of that name, as `target`; its operators, as `domain::name`. Raises LoweringError."""
+    """Write a graph of the folder as `target`; its operators, as `domain::name`. Raises LoweringError."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -24,7 +24,37 @@ final class Samples {
             + "'layers':2,'kv_heads':1,'head_size':4,'chat':{'begin':'','default_system':'Be kind','system':['S:',';'],"
             + "'user':['U:',';'],'assistant':['A:',';'],'generation':'A:'}}}";
 
+    /** For vectors: of two numbers. Letters are tokens. */
+    static final String ENCODER = "'encoder':{'tokenizer':'tokenizer.json','max_tokens':8,'vocab':256,'width':2,"
+            + "'output':'sentence_embedding','normalised':true,'labels':[],'prefix':'','query_prefix':'q:',"
+            + "'document_prefix':'d:'}";
+
+    /** Hears 30 seconds at 1600 Hz; [SPACE] is never first, ! never written. */
+    static final String SPEECH = "'speech':{'tokenizer':'tokenizer.json','encoder':'model.ort','decoder':'model.ort',"
+            + "'mel':{'input':'input_features','sampling_rate':1600,'samples':48000,'n_fft':40,'hop':16,'bins':4,"
+            + "'highest_hz':800.0,'floor':1e-10,'range':8.0},'prompt':[1,2],'never':[33],'never_first':[32],"
+            + "'stop_ids':[0],'context':16,'vocab':256,'layers':1,'heads':1,'head_size':4}";
+
     private Samples() {
+    }
+
+    /** A bundle of another task, with the section that it needs. */
+    static Bundle bundleOf(String task, String section) throws BundleException {
+        String head = BUNDLE.substring(0, BUNDLE.indexOf("'text':"));
+        return Bundle.parse(json(head.replace("text-generation", task) + section + "}"));
+    }
+
+    static EncoderModel encoder() throws BundleException {
+        return bundleOf("feature-extraction", ENCODER).encoder();
+    }
+
+    static EncoderModel classifier() throws BundleException {
+        return bundleOf("text-classification", ENCODER.replace("'labels':[]", "'labels':['no','yes']")
+                .replace("sentence_embedding", "logits")).encoder();
+    }
+
+    static SpeechModel speech() throws BundleException {
+        return bundleOf("automatic-speech-recognition", SPEECH).speech();
     }
 
     static String json(String text) {
@@ -164,6 +194,64 @@ final class Samples {
 
         @Override
         public void close() {
+        }
+    }
+
+    /** Gives how many a and how many b a text has. */
+    static class Counter implements TextEncoder {
+        int[] last;
+
+        @Override
+        public int width() {
+            return 2;
+        }
+
+        @Override
+        public void run(int[] ids, float[] into) throws EngineException {
+            last = ids;
+            Arrays.fill(into, 0);
+            for (int id : ids) {
+                if (id == 'a' || id == 'b') {
+                    into[id - 'a']++;
+                }
+            }
+        }
+
+        @Override
+        public String runtimeVersion() {
+            return "0";
+        }
+
+        @Override
+        public void close() {
+        }
+    }
+
+    /** Writes the script's bytes for whatever it hears. */
+    static class Hearing extends Script implements SpeechEngine {
+        int heard;
+        boolean cancelled;
+        float[] features;
+        Runnable listening = () -> { };
+
+        Hearing(String answer) {
+            super(answer, 16);
+        }
+
+        @Override
+        public void listen(float[] given) throws EngineException {
+            listening.run();
+            if (cancelled) {
+                throw new EngineException("terminated");
+            }
+            features = given;
+            heard++;
+            reset();
+        }
+
+        @Override
+        public void cancel() {
+            cancelled = true;
         }
     }
 }
