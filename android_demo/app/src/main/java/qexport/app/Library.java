@@ -37,6 +37,7 @@ final class Library {
     }
 
     private static final String ASSETS = "models";
+    private static final String NOTICES = "licenses";
 
     final State<Catalog> catalog;
     final State<Import> importing;
@@ -70,7 +71,7 @@ final class Library {
         }
         AssetManager assets = context.getAssets();
         Set<String> own = new HashSet<>();
-        for (String id : list(assets)) {
+        for (String id : list(assets, ASSETS)) {
             own.add(id);
             all.add(found(id, path -> assets.open(asset(id, path), AssetManager.ACCESS_STREAMING),
                     null));
@@ -116,6 +117,20 @@ final class Library {
         });
     }
 
+    /** Names of the runtimes' licences, which the offline build packs. */
+    List<String> notices() {
+        return list(context.getAssets(), NOTICES);
+    }
+
+    /** One of them, or why it cannot be read. */
+    String notices(String name) {
+        try {
+            return Streams.text(path -> context.getAssets().open(NOTICES + "/" + path), name);
+        } catch (IOException e) {
+            return Failures.sentence(e);
+        }
+    }
+
     private static Found found(String id, Files files, File folder) {
         try {
             Bundle bundle = Bundle.parse(Streams.text(files, "bundle.json"));
@@ -129,12 +144,12 @@ final class Library {
         }
     }
 
-    private static List<String> list(AssetManager assets) {
+    private static List<String> list(AssetManager assets, String folder) {
         try {
-            String[] names = assets.list(ASSETS);
+            String[] names = assets.list(folder);
             return names == null ? new ArrayList<>() : Arrays.asList(names);
         } catch (IOException e) {
-            return new ArrayList<>();  // no folder: an app without models of its own
+            return new ArrayList<>();  // no such folder
         }
     }
 

@@ -6,9 +6,11 @@ import android.content.Intent;
 import android.os.Bundle;
 import android.view.LayoutInflater;
 import android.view.View;
+import android.widget.ArrayAdapter;
 import android.widget.Button;
 import android.widget.ImageButton;
 import android.widget.LinearLayout;
+import android.widget.ListView;
 import android.widget.ProgressBar;
 import android.widget.TextView;
 import java.io.IOException;
@@ -54,6 +56,9 @@ public final class PickerActivity extends PageActivity {
     @Override
     void fill(Actions actions) {
         actions.add(getString(R.string.settings), () -> startActivity(new Intent(this, SettingsActivity.class)));
+        for (String name : app.library.notices()) {
+            actions.add(name, () -> read(name, app.library.notices(name)));
+        }
     }
 
     private void chooseFolder() {
@@ -167,10 +172,18 @@ public final class PickerActivity extends PageActivity {
 
     private void showLicence(Found found) {
         try {
-            say(found.bundle.title(), Streams.text(found.files, found.bundle.license()));
+            read(found.bundle.title(), Streams.text(found.files, found.bundle.license()));
         } catch (IOException e) {
             say(found.bundle.title(), Failures.sentence(e));
         }
+    }
+
+    /** A text of any length, by paragraphs: a single view of a book takes seconds. */
+    private void read(String title, String text) {
+        ListView paragraphs = new ListView(this);
+        paragraphs.setAdapter(new ArrayAdapter<>(this, R.layout.paragraph, text.trim().split("\\n\\s*\\n")));
+        show(new AlertDialog.Builder(this).setTitle(title).setView(paragraphs)
+                .setPositiveButton(R.string.close, null));
     }
 
     private void say(String title, String text) {
