@@ -6,6 +6,7 @@ import static org.junit.Assert.assertNull;
 import static org.junit.Assert.assertTrue;
 
 import java.io.File;
+import java.lang.ref.WeakReference;
 import java.util.ArrayList;
 import java.util.List;
 import org.junit.Before;
@@ -127,6 +128,14 @@ public class ChatWorkTest {
         next.open(file);
         Samples.await(worker);
         assertEquals(2, next.state.get().messages.size());
+    }
+
+    @Test
+    public void holdsNoModelBehindAnAnswer() throws Exception {
+        send("Hi");
+        WeakReference<Model> held = new WeakReference<>(model);
+        model = null;
+        assertTrue(Samples.forgotten(held));
     }
 
     private String send(String text) throws Exception {

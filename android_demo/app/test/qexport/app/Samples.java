@@ -2,6 +2,7 @@ package qexport.app;
 
 import java.io.ByteArrayInputStream;
 import java.io.FileNotFoundException;
+import java.lang.ref.WeakReference;
 import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
 import java.util.BitSet;
@@ -84,6 +85,15 @@ final class Samples {
     static Model model(Script engine, Files files) throws BundleException {
         return Model.of(Bundle.parse(json()), files, new Bytes(), 1, engine,
                 () -> engine.problem = new EngineException("interrupted"));
+    }
+
+    /** Whether the garbage collector finds that nothing holds the object. */
+    static boolean forgotten(WeakReference<?> object) throws InterruptedException {
+        for (int i = 0; i < 50 && object.get() != null; i++) {
+            System.gc();
+            Thread.sleep(10);
+        }
+        return object.get() == null;
     }
 
     static List<String> list(String... values) {

@@ -4,6 +4,7 @@ import static org.junit.Assert.assertEquals;
 import static org.junit.Assert.assertNull;
 import static org.junit.Assert.assertTrue;
 
+import java.lang.ref.WeakReference;
 import java.util.Arrays;
 import java.util.Map;
 import org.junit.Test;
@@ -53,6 +54,14 @@ public class SelfTestWorkTest {
         battery = 3;
         assertNull(run(GOLDEN));
         assertEquals("The battery is at 3 %; plug the device in", test.state.get().problem);
+    }
+
+    @Test
+    public void holdsNoModelBehindAReport() throws Exception {
+        WeakReference<Model> held = new WeakReference<>(Samples.model(engine, Samples.files(Samples.contents())));
+        test.start(held.get(), "Phone", "arm64-v8a");
+        Samples.await(worker);
+        assertTrue(Samples.forgotten(held));
     }
 
     private String run(String golden) throws Exception {

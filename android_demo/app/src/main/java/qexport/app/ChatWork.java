@@ -5,6 +5,7 @@ import java.io.IOException;
 import java.util.Collections;
 import java.util.List;
 import java.util.concurrent.Executor;
+import java.util.concurrent.atomic.AtomicReference;
 import java.util.function.LongSupplier;
 import qexport.core.Chat.Message;
 import qexport.core.EngineException;
@@ -56,7 +57,8 @@ final class ChatWork {
     private final EnergyWatch.Source energy;
     private final LongSupplier memory;
     private File file;  // of the main thread
-    private volatile Answer running;
+    /** Holds null when none runs or waits, since a job holds the model. */
+    private final AtomicReference<Answer> running = new AtomicReference<>();
     private Conversation conversation;  // of the worker
 
     /** `memory`: kilobytes that the process holds. */
@@ -84,13 +86,13 @@ final class ChatWork {
     /** Answers. */
     void send(Model model, String text, Settings settings) {
         Answer answer = new Answer(model, text, settings);
-        running = answer;
+        running.set(answer);
         worker.run(answer);
     }
 
     /** Ends the answer that runs; what there is of it stays. */
     void stop() {
-        Answer answer = running;
+        Answer answer = running.get();
         if (answer != null) {
             answer.stop();
         }
@@ -181,7 +183,7 @@ final class ChatWork {
             } catch (IOException e) {
                 problem = problem == null ? Failures.sentence(e) : problem;
             }
-            running = running == this ? null : running;
+            running.compareAndSet(this, null);
             state.set(idle(conversation.messages(), statistics, memory.getAsLong(), problem,
                     answered ? null : text));
         }

@@ -60,7 +60,7 @@ abstract class EncoderPage extends ModelPage {
     }
 
     private void show(EncoderWork.Snapshot work) {
-        boolean ours = model != null && work.model == model;
+        boolean ours = model != null && work.key == model.key;
         ((Button) findViewById(R.id.ask)).setText(ours && work.running ? R.string.stop : label);
         set((TextView) findViewById(R.id.status), ours ? status(work) : "");
         LinearLayout results = (LinearLayout) findViewById(R.id.results);

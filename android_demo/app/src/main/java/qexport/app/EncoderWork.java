@@ -4,6 +4,7 @@ import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
 import java.util.concurrent.Executor;
+import java.util.concurrent.atomic.AtomicReference;
 import qexport.core.EngineException;
 import qexport.core.Label;
 import qexport.core.Search;
@@ -26,8 +27,8 @@ final class EncoderWork {
         static final Snapshot NONE =
                 new Snapshot(null, false, 0, 0, Collections.<Row>emptyList(), 0, 0, null);
 
-        /** The model that worked; null: none yet. */
-        final Model model;
+        /** Key of the model that worked; null: none yet. */
+        final Object key;
         final boolean running;
         /** Texts read, of all. */
         final int done;
@@ -39,9 +40,9 @@ final class EncoderWork {
         final double seconds;
         final String problem;
 
-        Snapshot(Model model, boolean running, int done, int all, List<Row> rows, int cut, double seconds,
+        Snapshot(Object key, boolean running, int done, int all, List<Row> rows, int cut, double seconds,
                 String problem) {
-            this.model = model;
+            this.key = key;
             this.running = running;
             this.done = done;
             this.all = all;
@@ -57,8 +58,9 @@ final class EncoderWork {
     final State<Snapshot> state;
     private final Worker worker;
     private final EnergyWatch.Source energy;
-    private Work work;  // of the main thread
-    private Model indexed;  // of the worker, with the next three
+    /** Holds null when none runs or waits, since a job holds the model. */
+    private final AtomicReference<Work> work = new AtomicReference<>();
+    private Object indexed;  // a model's key; of the worker, with the next three
     private List<String> texts = Collections.emptyList();
     private Search search;
     private int cutTexts;
@@ -81,8 +83,9 @@ final class EncoderWork {
 
     /** Ends it before the next text. */
     void stop() {
-        if (work != null) {
-            work.stop();
+        Work running = work.get();
+        if (running != null) {
+            running.stop();
         }
     }
 
@@ -98,8 +101,8 @@ final class EncoderWork {
     }
 
     private void start(Work next) {
-        work = next;
-        state.set(new Snapshot(next.model, true, 0, 0, Collections.<Row>emptyList(), 0, 0, null));
+        work.set(next);
+        state.set(new Snapshot(next.model.key, true, 0, 0, Collections.<Row>emptyList(), 0, 0, null));
         worker.run(next);
     }
 
@@ -119,10 +122,12 @@ final class EncoderWork {
                 long start = System.nanoTime();
                 List<Row> rows = !mayGoOn() ? Collections.<Row>emptyList() : lines == null ? judged() : found();
                 int cut = (model.encoder.cut(text) ? 1 : 0) + (lines == null ? 0 : cutTexts);
-                state.set(new Snapshot(model, false, 0, 0, rows, cut, (System.nanoTime() - start) / 1e9, reason));
+                state.set(new Snapshot(model.key, false, 0, 0, rows, cut, (System.nanoTime() - start) / 1e9, reason));
             } catch (EngineException | RuntimeException | VirtualMachineError | LinkageError e) {
-                state.set(new Snapshot(model, false, 0, 0, Collections.<Row>emptyList(), 0, 0,
+                state.set(new Snapshot(model.key, false, 0, 0, Collections.<Row>emptyList(), 0, 0,
                         Failures.sentence(e)));
+            } finally {
+                work.compareAndSet(this, null);
             }
         }
 
@@ -147,7 +152,7 @@ final class EncoderWork {
             if (lines.isEmpty()) {
                 throw new EngineException("There are no texts to search; write at least one");
             }
-            if (model == indexed && lines.equals(texts)) {
+            if (model.key == indexed && lines.equals(texts)) {
                 return;
             }
             indexed = null;
@@ -160,9 +165,9 @@ final class EncoderWork {
                 }
                 search.add(lines.get(i));
                 cutTexts += model.encoder.cut(lines.get(i)) ? 1 : 0;
-                state.set(new Snapshot(model, true, i + 1, lines.size(), Collections.<Row>emptyList(), 0, 0, null));
+                state.set(new Snapshot(model.key, true, i + 1, lines.size(), Collections.<Row>emptyList(), 0, 0, null));
             }
-            indexed = model;
+            indexed = model.key;
         }
     }
 }

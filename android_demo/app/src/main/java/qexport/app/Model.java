@@ -15,6 +15,8 @@ import qexport.core.Transcriber;
 
 /** A loaded model with what its task needs, the rest null; used on the worker only. */
 final class Model {
+    /** Stands for the model where holding it would hold its memory. */
+    final Object key = new Object();
     final Bundle bundle;
     final Files files;
     final Tokenizer tokenizer;

@@ -42,6 +42,7 @@ abstract class ModelPage extends PageActivity {
     protected void onStop() {
         super.onStop();
         app.models.state.forget(loading);
+        model = null;  // in the background it may be closed, and a page must not hold its memory
     }
 
     /** The model is loaded. */

@@ -79,6 +79,8 @@ final class Models {
             Model closing = current;
             current = null;
             closing.close();
+            closing = null;
+            System.gc();  // mapped memory comes back with the buffers that held it
         }
     }
 

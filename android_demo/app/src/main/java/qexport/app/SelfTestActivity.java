@@ -46,7 +46,7 @@ public final class SelfTestActivity extends ModelPage {
     }
 
     private void show(SelfTestWork.Snapshot test) {
-        boolean ours = model != null && test.model == model;
+        boolean ours = model != null && test.key == model.key;
         boolean running = ours && test.running;
         ((Button) findViewById(R.id.start)).setText(running ? R.string.cancel : R.string.self_test_start);
         ProgressBar bar = (ProgressBar) findViewById(R.id.test_bar);

@@ -4,6 +4,7 @@ import java.io.IOException;
 import java.util.List;
 import java.util.Locale;
 import java.util.concurrent.Executor;
+import java.util.concurrent.atomic.AtomicReference;
 import java.util.function.LongSupplier;
 import qexport.core.Bundle;
 import qexport.core.BundleException;
@@ -18,8 +19,8 @@ final class SelfTestWork {
     static final class Snapshot {
         static final Snapshot NONE = new Snapshot(null, false, 0, 0, null, null);
 
-        /** The model that is or was tested; null: none yet. */
-        final Model model;
+        /** Key of the model that is or was tested; null: none yet. */
+        final Object key;
         final boolean running;
         final int done;
         final int all;
@@ -28,8 +29,8 @@ final class SelfTestWork {
         /** Why there is no report; null: no problem. */
         final String problem;
 
-        Snapshot(Model model, boolean running, int done, int all, String report, String problem) {
-            this.model = model;
+        Snapshot(Object key, boolean running, int done, int all, String report, String problem) {
+            this.key = key;
             this.running = running;
             this.done = done;
             this.all = all;
@@ -42,7 +43,8 @@ final class SelfTestWork {
     private final Worker worker;
     private final EnergyWatch.Source energy;
     private final LongSupplier memory;
-    private Test test;  // of the main thread
+    /** Holds null when none runs or waits, since a job holds the model. */
+    private final AtomicReference<Test> test = new AtomicReference<>();
 
     SelfTestWork(Worker worker, Executor main, EnergyWatch.Source energy, LongSupplier memory) {
         this.worker = worker;
@@ -53,15 +55,17 @@ final class SelfTestWork {
 
     /** Begins; `device` is for the report. */
     void start(Model model, String device, String abi) {
-        test = new Test(model, device, abi);
-        state.set(new Snapshot(model, true, 0, 0, null, null));
-        worker.run(test);
+        Test next = new Test(model, device, abi);
+        test.set(next);
+        state.set(new Snapshot(model.key, true, 0, 0, null, null));
+        worker.run(next);
     }
 
     /** Ends it after the prompt that runs; the report says so. */
     void stop() {
-        if (test != null) {
-            test.stop();
+        Test running = test.get();
+        if (running != null) {
+            running.stop();
         }
     }
 
@@ -79,10 +83,12 @@ final class SelfTestWork {
         public void run() {
             try {
                 String report = mayGoOn() ? replay() : null;
-                state.set(new Snapshot(model, false, 0, 0, report, report == null ? reason : null));
+                state.set(new Snapshot(model.key, false, 0, 0, report, report == null ? reason : null));
             } catch (BundleException | EngineException | IOException | RuntimeException | VirtualMachineError
                     | LinkageError e) {
-                state.set(new Snapshot(model, false, 0, 0, null, Failures.sentence(e)));
+                state.set(new Snapshot(model.key, false, 0, 0, null, Failures.sentence(e)));
+            } finally {
+                test.compareAndSet(this, null);
             }
         }
 
@@ -93,7 +99,7 @@ final class SelfTestWork {
             Golden golden = Golden.parse(Streams.text(model.files, bundle.golden()), abi, vocab);
             long start = System.nanoTime();
             List<GoldenReplay.Result> results = replay(golden, (done, all) -> {
-                state.set(new Snapshot(model, true, done, all, null, null));
+                state.set(new Snapshot(model.key, true, done, all, null, null));
                 return mayGoOn();
             });
             double seconds = (System.nanoTime() - start) / 1e9;

@@ -102,7 +102,7 @@ public final class SpeechActivity extends ModelPage {
     }
 
     private void show(SpeechWork.Snapshot work) {
-        boolean ours = model != null && work.model == model;
+        boolean ours = model != null && work.key == model.key;
         boolean running = ours && work.running;
         findViewById(R.id.ask).setEnabled(!running);
         findViewById(R.id.stop).setVisibility(running ? View.VISIBLE : View.GONE);

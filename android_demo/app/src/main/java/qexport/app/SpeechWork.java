@@ -4,6 +4,7 @@ import java.io.BufferedInputStream;
 import java.io.IOException;
 import java.io.InputStream;
 import java.util.concurrent.Executor;
+import java.util.concurrent.atomic.AtomicReference;
 import java.util.function.LongSupplier;
 import qexport.core.EngineException;
 import qexport.core.Generation;
@@ -21,8 +22,8 @@ final class SpeechWork {
     static final class Snapshot {
         static final Snapshot NONE = new Snapshot(null, false, "", 0, 0, null, 0, null);
 
-        /** The model that worked; null: none yet. */
-        final Model model;
+        /** Key of the model that worked; null: none yet. */
+        final Object key;
         final boolean running;
         final String text;
         /** Seconds of sound written down, and all of them; 0 while the file is read. */
@@ -34,9 +35,9 @@ final class SpeechWork {
         final long memory;
         final String problem;
 
-        Snapshot(Model model, boolean running, String text, double heard, double all, Statistics statistics,
+        Snapshot(Object key, boolean running, String text, double heard, double all, Statistics statistics,
                 long memory, String problem) {
-            this.model = model;
+            this.key = key;
             this.running = running;
             this.text = text;
             this.heard = heard;
@@ -51,7 +52,8 @@ final class SpeechWork {
     private final Worker worker;
     private final EnergyWatch.Source energy;
     private final LongSupplier memory;
-    private Work work;  // of the main thread
+    /** Holds null when none runs or waits, since a job holds the model. */
+    private final AtomicReference<Work> work = new AtomicReference<>();
 
     /** `memory`: kilobytes that the process holds. */
     SpeechWork(Worker worker, Executor main, EnergyWatch.Source energy, LongSupplier memory) {
@@ -63,15 +65,17 @@ final class SpeechWork {
 
     /** Writes the file's sound down. */
     void start(Model model, Source source) {
-        work = new Work(model, source);
-        state.set(new Snapshot(model, true, "", 0, 0, null, 0, null));
-        worker.run(work);
+        Work next = new Work(model, source);
+        work.set(next);
+        state.set(new Snapshot(model.key, true, "", 0, 0, null, 0, null));
+        worker.run(next);
     }
 
     /** Ends it; what was written stays. */
     void stop() {
-        if (work != null) {
-            work.stop();
+        Work running = work.get();
+        if (running != null) {
+            running.stop();
         }
     }
 
@@ -108,7 +112,8 @@ final class SpeechWork {
             } catch (EngineException | IOException | RuntimeException | VirtualMachineError | LinkageError e) {
                 problem = Failures.sentence(e);
             }
-            state.set(new Snapshot(model, false, text.toString(), heard, all, statistics, memory.getAsLong(),
+            work.compareAndSet(this, null);
+            state.set(new Snapshot(model.key, false, text.toString(), heard, all, statistics, memory.getAsLong(),
                     problem));
         }
 
@@ -127,7 +132,7 @@ final class SpeechWork {
         }
 
         private void show() {
-            state.set(new Snapshot(model, true, text.toString(), heard, all, null, 0, null));
+            state.set(new Snapshot(model.key, true, text.toString(), heard, all, null, 0, null));
         }
     }
 }
