@@ -61,9 +61,9 @@ final class Engines {
                     + bundle.task() + "; bundle the model's file for onnxruntime");
         }
         Tokenizer tokenizer = tokenizer(stored, bundle.text().tokenizer());
-        if (executorch) {  // which cannot be interrupted: an answer ends with the step that runs
-            return Model.of(bundle, stored, tokenizer, threads,
-                    executorch(stored.path(bundle.model()), bundle.text(), threads), () -> { });
+        if (executorch) {
+            Engine engine = executorch(stored.path(bundle.model()), bundle.text(), threads);
+            return Model.of(bundle, stored, tokenizer, threads, engine, () -> cancel(engine));
         }
         OrtEngine engine = new OrtEngine(stored.map(bundle.model()), bundle.text(), threads);
         return Model.of(bundle, stored, tokenizer, threads, engine, engine::cancel);
@@ -71,6 +71,14 @@ final class Engines {
 
     private static Tokenizer tokenizer(Stored stored, String path) throws BundleException, IOException {
         return Tokenizers.parse(Streams.text(stored, path));
+    }
+
+    private static void cancel(Engine executorch) {
+        try {
+            executorch.getClass().getMethod("cancel").invoke(executorch);
+        } catch (ReflectiveOperationException e) {
+            throw new IllegalStateException("the engine for ExecuTorch cannot be cancelled", e);
+        }
     }
 
     /** By name: the offline build of the app has no such class. */
