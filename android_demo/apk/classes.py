@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-from common import APP, HERE, JDK, Failed, aar, compile_java, fresh, part, run_quietly, sources, tool
+from common import APP, ENGINES, HERE, JDK, Failed, aar, compile_java, fresh, part, run_quietly, sources, tool
 
 from apk.levels import newer_than
 
