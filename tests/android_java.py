@@ -13,8 +13,9 @@ from conftest import require_java
 from tiny_jobs import QEXPORT, ROOT
 
 
-def java_command(build: Path, *, executorch: bool = False) -> list[str]:
-    """Runs qexport.host.Main in 64 MB of heap; with ONNX Runtime alone, or with ExecuTorch, too."""
+def java_command(build: Path, *, executorch: bool = False, of_dex: bool = False) -> list[str]:
+    """Runs qexport.host.Main in 64 MB of heap; with ONNX Runtime alone, or with ExecuTorch, too. `of_dex`: the very
+    classes that become the APK's DEX."""
     import onnxruntime
 
     require_java()
@@ -22,10 +23,21 @@ def java_command(build: Path, *, executorch: bool = False) -> list[str]:
     command = [sys.executable, "android_demo/jvm.py", "host", "--build", build, "--library", library]
     if executorch:
         command += ["--executorch", installed_executorch()]
+    if of_dex:
+        jar = build / "dex.jar"
+        done = build_apk("classes", "--out", jar)
+        assert done.returncode == 0, done.stderr
+        command += ["--jar", jar]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     java, *rest = json.loads(done.stdout.splitlines()[-1])
     return [java, "-Xmx64m", "-Xcheck:jni", *rest]
+
+
+def build_apk(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The offline build's command line."""
+    command = [sys.executable, "android_demo/build_apk.py", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 def installed_executorch() -> Path:

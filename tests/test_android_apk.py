@@ -7,50 +7,21 @@ import sys
 import zipfile
 
 import pytest
+from android_java import build_apk, bundled
 from apk.checking import _assets, _stored_entries
 from apk.packing import alignment_of
 from common import Failed
 from conftest import require_java
-from tiny_jobs import QEXPORT, ROOT, contents
+from tiny_jobs import ROOT, contents
 
 pytestmark = pytest.mark.real
 
 
-def build_apk(*arguments, **more) -> subprocess.CompletedProcess:
-    command = [sys.executable, "android_demo/build_apk.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **more)
-
-
 @pytest.fixture(scope="module")
-def bundled(tiny_job, tmp_path_factory):
-    """bundle(runtime): the assets' folder of models with the tiny one."""
+def models(tiny_job, tmp_path_factory):
+    """The assets' folder of models with the tiny one."""
     require_java()
-    place = tmp_path_factory.mktemp("assets")
-    (place / "terms.txt").write_text("Do as you like.\n")
-
-    def bundle(runtime):
-        app = place / runtime
-        (app / "app").mkdir(parents=True)
-        shutil.copy(ROOT / "android_demo/app/runtimes.json", app / "app")
-        command = [
-            "bundle",
-            tiny_job[1],
-            "--app",
-            app,
-            "--runtime",
-            runtime,
-            "--license",
-            place / "terms.txt",
-        ]
-        subprocess.run([QEXPORT, *command], check=True, cwd=ROOT, capture_output=True)
-        return app / "app/src/main/assets/models"
-
-    return bundle
-
-
-@pytest.fixture(scope="module")
-def models(bundled):
-    return bundled("onnxruntime")
+    return bundled(tiny_job[1], tmp_path_factory.mktemp("app")).parent
 
 
 @pytest.fixture(scope="module")
@@ -160,8 +131,9 @@ def test_assets_that_are_not_as_bundled(models, tmp_path, harm, what):
     )
 
 
-def test_a_model_for_executorch(bundled, tmp_path):
-    models, out = bundled("executorch"), tmp_path / "out" / "demo.apk"
+def test_a_model_for_executorch(tiny_job, tmp_path):
+    require_java()
+    models, out = bundled(tiny_job[1], tmp_path / "app", "executorch").parent, tmp_path / "out" / "demo.apk"
     out.parent.mkdir()
     refused(
         build_apk("build", "--models", models, "--out", out),

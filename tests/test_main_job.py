@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from android_java import bundled, java_command, run_java
+from android_java import build_apk, bundled, java_command, run_java
 from conftest import REAL_SOURCE, require_package
 
 from exporter.backends import get_backend
@@ -203,10 +203,10 @@ PROMPTS = (
 ANSWER = 64  # tokens
 
 
-@pytest.fixture(scope="module")
-def java(tmp_path_factory):
+@pytest.fixture(scope="module", params=[False, True], ids=["compiled", "of the DEX"])
+def java(request, tmp_path_factory):
     """Runs the app's classes with both runtimes' own libraries; the model alone has twice as much as Java's heap."""
-    return java_command(tmp_path_factory.mktemp("build"), executorch=True)
+    return java_command(tmp_path_factory.mktemp("build"), executorch=True, of_dex=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -275,3 +275,27 @@ def test_the_apps_golden_replay(java, bundles, tmp_path, runtime, file):
     assert done.returncode == 2
     assert file in done.stderr.decode()
     assert b"Exception" not in done.stderr
+
+
+def test_the_apk(bundles, tmp_path):
+    """Signed, checked by Android's tools, the model mapped where it lies; a copy with another byte is refused."""
+    out = tmp_path / "demo.apk"
+    done = build_apk("build", "--models", bundles["onnxruntime"].parent, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("✓") == 6
+    assert out.stat().st_size > (bundles["onnxruntime"] / "model.ort").stat().st_size
+    content = bytearray(out.read_bytes())
+    content[len(content) // 2] ^= 1
+    out.write_bytes(content)
+    done = build_apk("verify", out)
+    assert done.returncode == 1 and "its signature does not hold" in done.stderr
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "executorch"])
+def test_golden_values_on_both_processors(job, runtime):
+    """All prompts here, the first one on the emulated ARM64, which takes some fifty times as long."""
+    here = qexport("verify", job[0], "--abi", "x86_64", "--runtime", runtime)
+    assert here.returncode == 0, here.stdout + here.stderr
+    few = ("--examples", 1, "--steps", 4)
+    there = qexport("verify", job[0], "--abi", "arm64", "--download", "--runtime", runtime, *few)
+    assert there.returncode == 0, there.stdout + there.stderr
