@@ -7,8 +7,6 @@
 
 #include <executorch/extension/kernel_util/make_boxed_from_unboxed_functor.h>
 #include <executorch/runtime/kernel/kernel_includes.h>
-#define ET_USE_THREADPOOL  // as the wheel's own kernels were compiled
-#include <executorch/runtime/kernel/thread_parallel_interface.h>
 
 #include <algorithm>
 #include <cmath>
@@ -23,8 +21,6 @@ using executorch::runtime::Error;
 using executorch::runtime::KernelRuntimeContext;
 
 namespace {
-
-const int64_t MOST_PARTS = 64;  // of one product, for the threads
 
 bool is_plain(const Tensor& tensor) { return tensor.dim() == 4 && tensor.scalar_type() == ScalarType::Float; }
 
@@ -97,19 +93,18 @@ Tensor& custom_sdpa_out(
         context, executorch::runtime::resize_tensor(out, query.sizes()) == Error::Ok, InvalidArgument, out);
     const int64_t fresh = query.size(1), heads = query.size(2), size = query.size(3), kv_heads = keys.size(2);
     const float factor = scale ? static_cast<float>(*scale) : 1.0f / std::sqrt(static_cast<float>(size));
-    const int64_t items = fresh * heads;  // each one apart: threads change no sum
-    executorch::extension::parallel_for(0, items, std::max<int64_t>(1, items / MOST_PARTS), [&](int64_t begin, int64_t end) {
-        std::vector<float> weights(keys.size(1));
-        for (int64_t item = begin; item < end; item++) {
-            const int64_t t = item / heads, shared = item % heads / (heads / kv_heads) * size;
+    std::vector<float> weights(keys.size(1));
+    for (int64_t t = 0; t < fresh; t++) {
+        for (int64_t head = 0; head < heads; head++) {
+            const int64_t from = (t * heads + head) * size, shared = head / (heads / kv_heads) * size;
             const int64_t tokens = masked ? keys.size(1) : position + t + 1;
             const float* allowed = masked ? mask->const_data_ptr<float>() + t * tokens : nullptr;
             attend(
-                query.const_data_ptr<float>() + item * size, keys.const_data_ptr<float>() + shared,
+                query.const_data_ptr<float>() + from, keys.const_data_ptr<float>() + shared,
                 values.const_data_ptr<float>() + shared, allowed, tokens, kv_heads * size, size, factor, weights,
-                out.mutable_data_ptr<float>() + item * size);
+                out.mutable_data_ptr<float>() + from);
         }
-    });
+    }
     return out;
 }
 
