@@ -2,6 +2,7 @@ package qexport.et;
 
 import qexport.core.Engine;
 import qexport.core.EngineException;
+import qexport.core.Feeds;
 import qexport.core.TextModel;
 
 /**
@@ -36,7 +37,7 @@ public final class EtEngine implements Engine {
     /** In parts as long as the program takes; where one fails, those before it are held. */
     @Override
     public synchronized void feed(int[] ids, float[] into) throws EngineException {
-        check(ids, into);
+        Feeds.check(ids, past, text.context(), text.vocab(), into);
         running.start();
         try {
             for (int from = 0; from < ids.length; from += program.part) {
@@ -94,24 +95,6 @@ public final class EtEngine implements Engine {
         }
         synchronized (this) {
             program.close();
-        }
-    }
-
-    private void check(int[] ids, float[] into) throws EngineException {
-        if (ids.length == 0 || past + ids.length > text.context()) {
-            throw new EngineException(
-                    ids.length + " tokens after " + past + " do not fit: at least 1, and at most " + text.context()
-                            + " together; shorten the text or start a new chat.");
-        }
-        if (into.length < text.vocab()) {
-            throw new EngineException("Room for " + into.length + " logits, the model gives " + text.vocab() + ".");
-        }
-        for (int id : ids) {
-            if (id < 0 || id >= text.vocab()) {
-                throw new EngineException(
-                        "Token " + id + " is none of the model's 0 to " + (text.vocab() - 1)
-                                + "; the tokenizer is another model's.");
-            }
         }
     }
 }

@@ -12,6 +12,7 @@ import java.util.LinkedHashMap;
 import java.util.Map;
 import qexport.core.Engine;
 import qexport.core.EngineException;
+import qexport.core.Feeds;
 import qexport.core.TextModel;
 
 /**
@@ -76,7 +77,7 @@ public final class OrtEngine implements Engine {
 
     @Override
     public synchronized void feed(int[] ids, float[] into) throws EngineException {
-        check(ids, into);
+        Feeds.check(ids, past, text.context(), text.vocab(), into);
         running.start();
         try {
             step(ids);
@@ -132,18 +133,6 @@ public final class OrtEngine implements Engine {
             running.free();
             closeBoth(session, cache);
         }
-    }
-
-    private void check(int[] ids, float[] into) throws EngineException {
-        if (ids.length == 0 || past + ids.length > text.context()) {
-            throw new EngineException(
-                    ids.length + " tokens after " + past + " do not fit: at least 1, and at most " + text.context()
-                            + " together; shorten the text or start a new chat.");
-        }
-        if (into.length < text.vocab()) {
-            throw new EngineException("Room for " + into.length + " logits, the model gives " + text.vocab() + ".");
-        }
-        Sessions.check(ids, text.vocab());
     }
 
     /** One run over the ids; logits into their buffer. */

@@ -15,6 +15,7 @@ import java.util.LinkedHashSet;
 import java.util.Map;
 import java.util.Set;
 import qexport.core.EngineException;
+import qexport.core.Feeds;
 import qexport.core.SpeechEngine;
 import qexport.core.SpeechModel;
 
@@ -107,7 +108,7 @@ public final class OrtSpeechEngine implements SpeechEngine {
         if (into.length < about.vocab()) {
             throw new EngineException("Room for " + into.length + " logits, the model gives " + about.vocab() + ".");
         }
-        Sessions.check(ids, about.vocab());
+        Feeds.check(ids, about.vocab());
         running.start();
         try {
             if (heard == null) {

@@ -15,6 +15,7 @@ import java.util.List;
 import java.util.Map;
 import qexport.core.EncoderModel;
 import qexport.core.EngineException;
+import qexport.core.Feeds;
 import qexport.core.TextEncoder;
 
 /**
@@ -86,7 +87,7 @@ public final class OrtTextEncoder implements TextEncoder {
         if (into.length < about.width()) {
             throw new EngineException("Room for " + into.length + " numbers, the model gives " + about.width() + ".");
         }
-        Sessions.check(ids, about.vocab());
+        Feeds.check(ids, about.vocab());
         running.start();
         try {
             step(ids);

@@ -77,14 +77,4 @@ final class Sessions {
         filled.flip();
         return filled;
     }
-
-    /** Throws EngineException for an id that a model of so many tokens does not have. */
-    static void check(int[] ids, int vocab) throws EngineException {
-        for (int id : ids) {
-            if (id < 0 || id >= vocab) {
-                throw new EngineException("Token " + id + " is none of the model's 0 to " + (vocab - 1)
-                        + "; the tokenizer is another model's.");
-            }
-        }
-    }
 }
