@@ -89,9 +89,8 @@ class _Draft:
     """What goes into a folder beside the model."""
 
     item: Bundled
-    extra: dict[
-        str, str | Path
-    ]  # names of the other files; their contents, or where they lie in the artifact
+    # names of the other files; their contents, or where they lie in the artifact
+    extra: dict[str, str | Path]
     app: App
 
     def write(self, folder: Path) -> Bundled:
