@@ -162,12 +162,13 @@ def _mirror(apt: str) -> str:
 
 
 def _wheel(package: Package, scratch: Path, cache: Path) -> None:
-    """The tags of the file's name tell pip which machine it is for."""
+    """The tags of the file's name tell pip which machine it is for; `any` is for all."""
     interpreter, abi, platforms = package.file.removesuffix(".whl").split("-")[-3:]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--only-binary=:all:", "--dest", str(scratch), "--implementation", "cp", "--abi", abi]
-    command += ["--python-version", interpreter.removeprefix("cp")]
-    command += [word for platform in platforms.split(".") for word in ("--platform", platform)]
+    command += ["--only-binary=:all:", "--dest", str(scratch)]
+    if platforms != "any":
+        command += ["--implementation", "cp", "--abi", abi, "--python-version", interpreter.removeprefix("cp")]
+        command += [word for platform in platforms.split(".") for word in ("--platform", platform)]
     wanted = f"{package.name}=={package.version}"
     _run([*command, wanted], scratch, f"pip download {wanted}", _by_hand(package, cache))
 
