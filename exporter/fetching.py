@@ -167,7 +167,8 @@ def _wheel(package: Package, scratch: Path, cache: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary=:all:", "--dest", str(scratch)]
     if platforms != "any":
-        command += ["--implementation", "cp", "--abi", abi, "--python-version", interpreter.removeprefix("cp")]
+        command += ["--implementation", "cp", "--abi", abi]
+        command += ["--python-version", interpreter.removeprefix("cp")]
         command += [word for platform in platforms.split(".") for word in ("--platform", platform)]
     wanted = f"{package.name}=={package.version}"
     _run([*command, wanted], scratch, f"pip download {wanted}", _by_hand(package, cache))

@@ -40,6 +40,15 @@ def build_apk(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
+def run_junit(*arguments: object) -> None:
+    """The JUnit tests of the parts that jvm.py is asked for pass."""
+    require_java()
+    command = [sys.executable, "android_demo/jvm.py", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "\nOK (" in done.stdout
+
+
 def installed_executorch() -> Path:
     """The wheel's folder with its C++ libraries."""
     spec = find_spec("executorch")

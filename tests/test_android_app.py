@@ -1,15 +1,13 @@
 """The Android app as far as no Android is needed: its own tests on a JVM, its manifest, its resources, its versions."""
 
 import json
-import os
 import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from android_java import run_junit
 
 ROOT = Path(__file__).parent.parent
 APP = ROOT / "android_demo" / "app"
@@ -22,14 +20,7 @@ TOUCHED = {"Press", "Press.Plain", "Icon", "Field"}  # styles whose size is a fi
 
 
 def test_its_own_tests(tmp_path):
-    if shutil.which("javac") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("javac is not on this machine")
-        pytest.skip("no JDK on this machine")
-    command = [sys.executable, "android_demo/jvm.py", "app", "--build", tmp_path]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "\nOK (" in done.stdout
+    run_junit("app", "--build", tmp_path)
 
 
 def xml(path):

@@ -2,13 +2,12 @@
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from android_java import java_command
 from tiny_jobs import ended, started, write_recipe
 
 from exporter.backends import get_backend
@@ -18,22 +17,6 @@ pytestmark = pytest.mark.real
 ROOT = Path(__file__).parent.parent
 TARGETS = "[{backend: onnxruntime, ort_format: true}, {backend: executorch, delegate: xnnpack}]"
 STEPS = 12
-
-
-def jvm(*arguments):
-    """The last line that jvm.py prints."""
-    command = [sys.executable, "android_demo/jvm.py", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.splitlines()[-1]
-
-
-def require(*programs) -> None:
-    missing = [name for name in programs if shutil.which(name) is None]
-    if missing and os.environ.get("CI") == "true":
-        pytest.fail(f"{', '.join(missing)}: not on this machine")
-    if missing:
-        pytest.skip(f"{', '.join(missing)}: not on this machine")
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +31,7 @@ def artifact(tiny_checkpoint, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def java(tmp_path_factory):
-    import onnxruntime
-
-    require("javac", "gcc", "npm")
-    (library,) = Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so*")
-    first, *rest = json.loads(jvm("host", "--build", tmp_path_factory.mktemp("build"), "--library", library))
-    return [first, "-Xmx64m", "-Xcheck:jni", *rest]
+    return java_command(tmp_path_factory.mktemp("build"))
 
 
 @pytest.fixture
