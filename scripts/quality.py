@@ -5,8 +5,8 @@
 
 The first argument is the reference, a folder in Hugging Face's layout (scripts/permute.py); the others are folders that
 qexport wrote from it. Two articles of each language's test share, windows of 512 tokens, the second half of each
-scored. One row for each runtime's file: bytes of all its model's files, mean and 99th percentile of the KL divergence to
-the float reference in nats, same most likely token, perplexity ratio. Articles are split by the sha256 of their text:
+scored. One row for each runtime's file: bytes of all its model's files, mean and 99th percentile of the KL divergence
+to the float reference in nats, same most likely token, perplexity ratio. Articles are split by the sha256 of their text:
 70 % for calibration, 15 % for development, 15 % for this test, which nothing else reads.
 """
 
@@ -127,8 +127,8 @@ def main() -> None:
         if result.invalid:
             sys.exit(f"{name}: {result.invalid}")
         print(
-            f"| {name} | {size / 1e6:.1f} | {result.kl_mean:.4f} | {result.kl_p99:.3f} | {100 * result.same_top1:.1f} % "
-            f"| {result.ppl_ratio:.3f} |"
+            f"| {name} | {size / 1e6:.1f} | {result.kl_mean:.4f} | {result.kl_p99:.3f} "
+            f"| {100 * result.same_top1:.1f} % | {result.ppl_ratio:.3f} |"
         )
 
 
