@@ -6,8 +6,8 @@
 The first argument is the reference, a folder in Hugging Face's layout (scripts/permute.py); the others are folders that
 qexport wrote from it. Two articles of each language's test share, windows of 512 tokens, the second half of each
 scored. One row for each runtime's file: bytes of all its model's files, mean and 99th percentile of the KL divergence
-to the float reference in nats, same most likely token, perplexity ratio. Articles are split by the sha256 of their text:
-70 % for calibration, 15 % for development, 15 % for this test, which nothing else reads.
+to the float reference in nats, same most likely token, perplexity ratio. Articles are split by the sha256 of
+their text: 70 % for calibration, 15 % for development, 15 % for this test, which nothing else reads.
 """
 
 from __future__ import annotations
