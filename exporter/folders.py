@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from exporter.errors import QexportError
 
 DATA_SCHEME = "data:"  # of a path in a recipe: what scripts/fetch_data.py fetched
 
@@ -45,3 +50,17 @@ def not_fetched(path: Path) -> bool:
         return False
     name = path.relative_to(data_folder()).parts[:1]
     return bool(name) and not (data_folder() / name[0]).is_dir()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Inside, no other process works in this folder. Raises QexportError where one does; a process that was killed
+    holds no lock."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise QexportError(
+                f"{folder}: another qexport is at work there; wait for it, or stop it and run again"
+            ) from None
+        yield

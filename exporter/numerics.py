@@ -104,12 +104,17 @@ def round_to_bf16(x: FloatArray) -> FloatArray:
     return rounded.view(np.float32)
 
 
-def quantize(weight: FloatArray, scheme: QuantScheme, least: FloatArray | None = None) -> QuantizedTensor:
+def quantize(
+    weight: FloatArray,
+    scheme: QuantScheme,
+    least: FloatArray | None = None,
+    power: FloatArray | None = None,
+) -> QuantizedTensor:
     """Quantise a (out, in) float32 weight.
 
     `least`: (out,) the smallest scale that each row may have, for a kernel whose sums must reach as far as a
-    bias does. Raises ValueError for a weight that is not finite, has no two axes, or whose input axis the
-    group does not divide.
+    bias does. `power`: (in,) mean square of each input, for a search that weighs errors by it. Raises ValueError
+    for a weight that is not finite, has no two axes, or whose input axis the group does not divide.
     """
     if weight.ndim != 2:
         raise ValueError(f"a weight of shape {weight.shape} is not (out, in)")
@@ -128,10 +133,11 @@ def quantize(weight: FloatArray, scheme: QuantScheme, least: FloatArray | None =
     scales = np.empty(rows.shape[:2], np.float32)
     zero_points = None if scheme.symmetric else np.empty(rows.shape[:2], np.int8)
     floor = _floor(least, scheme, rows.shape[0])  # (out, 1)
+    shared = None if power is None else _by_group(power, rows.shape, out_features)
     step = max(1, _CHUNK_ELEMENTS // (rows.shape[1] * rows.shape[2]))
     for start in range(0, rows.shape[0], step):
         part = slice(start, start + step)
-        values[part], scales[part], zeros = _quantize_groups(rows[part], scheme, floor[part])
+        values[part], scales[part], zeros = _quantize_groups(rows[part], scheme, floor[part], shared)
         if zero_points is not None and zeros is not None:
             zero_points[part] = zeros
     return QuantizedTensor(values.reshape(out_features, in_features), scales, zero_points, scheme)
@@ -146,19 +152,32 @@ def _floor(least: FloatArray | None, scheme: QuantScheme, rows: int) -> FloatArr
     return np.full((1, 1), raised.max(), np.float32) if scheme.group == "tensor" else raised.reshape(rows, 1)
 
 
+def _by_group(power: FloatArray, shape: tuple[int, ...], out_features: int) -> FloatArray:
+    """(in,) -> (1, groups, size), as the rows of a weight are cut; inputs without power count a little."""
+    floor = np.float32(max(1e-6 * float(power.mean()), 1e-30))
+    raised = np.maximum(np.asarray(power, np.float32), floor)
+    if shape[0] != out_features:  # one group for the whole tensor: its rows follow each other
+        raised = np.tile(raised, out_features)
+    return raised.reshape(1, *shape[1:])
+
+
 def _quantize_groups(
-    groups: FloatArray, scheme: QuantScheme, floor: FloatArray
+    groups: FloatArray, scheme: QuantScheme, floor: FloatArray, power: FloatArray | None = None
 ) -> tuple[Int8Array, FloatArray, Int8Array | None]:
     """(rows, groups, size) -> integers of that shape, scales and zero points of (rows, groups).
 
     Method "rtn" takes the scale that just covers the group. Method "mse" takes, of several scales and
     their least-squares refits, the one of least squared error weighted by the square of the weight:
     an error on a large weight costs more. The weighting is that of ggml's make_qx_quants
-    (ggml/src/ggml-quants.c); unweighted, the search loses to "rtn" in KL (docs/design.md).
+    (ggml/src/ggml-quants.c); unweighted, the search loses to "rtn" in KL (docs/design.md). With the `power` of
+    inputs, (1, groups, size), the weighting is that: the error of the layer's output where inputs do not go together.
     """
     low, high = scheme.limits
-    searches = scheme.method != "rtn"  # gptq takes the scales of mse
-    importance = np.square(groups) if searches else np.ones_like(groups)
+    searches = scheme.method != "rtn"
+    if power is None or not searches:
+        importance = np.square(groups) if searches else np.ones_like(groups)
+    else:
+        importance = np.ascontiguousarray(np.broadcast_to(power, groups.shape))
     best_error = np.full(groups.shape[:2], np.inf, np.float32)
     best_scale = np.ones(groups.shape[:2], np.float32)
     best_zero = np.zeros(groups.shape[:2], np.float32)
@@ -207,6 +226,11 @@ def _scale_for(
     scale = _usable((largest - smallest) / np.float32(high - low), floor)
     zero = np.clip(np.rint(low - smallest / scale), low, high)
     return scale, zero.astype(np.float32)
+
+
+def usable_scales(scale: FloatArray) -> FloatArray:
+    """Scales as kernels take them: bf16-rounded, positive and normal."""
+    return _usable(scale, np.zeros((1, 1), np.float32))
 
 
 def _usable(scale: FloatArray, floor: FloatArray) -> FloatArray:

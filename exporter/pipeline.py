@@ -51,7 +51,7 @@ from exporter.samples.labelled import data_key
 from exporter.samples.processing import picture_processor
 from exporter.samples.shipping import raw_input, ship
 from exporter.samples.text import read_text
-from exporter.schemes import QuantScheme
+from exporter.schemes import QuantScheme, wants_text
 from exporter.static.params import StaticPlan
 from exporter.tasks import SPECS
 
@@ -184,10 +184,20 @@ def _export(
         for note in (*coverage.notes, *coverage.warnings) if coverage else warnings:
             stages.say(note)
         with stages.stage("quantise") as progress:
-            layers = model.layers().layers
-            decided = [(layer, schemes[layer.name]) for layer in layers]
-            known = (ranges.least, ranges.moments) if ranges else ()
-            quantize_layers(model, decided, store, progress, room.workers, *known)
+            decided = [(layer, schemes[layer.name]) for layer in model.layers().layers]
+            methods: dict[str, Any] = {}
+            if wants_text(schemes):
+                from exporter.blockwise import calibration_windows, quantize_by_blocks
+
+                assert isinstance(model, CausalLM) and recipe.calibration is not None  # the plan saw to it
+                texts = [read_text(sample) for sample in draw(recipe.calibration, cache_folder()).samples]
+                windows = calibration_windows(model.tokenizer(), texts, model.layers().max_context)
+                methods = quantize_by_blocks(
+                    model, decided, windows, store, Path(work) / "blocks", progress, room.workers
+                )
+            else:
+                known = (ranges.least, ranges.moments) if ranges else ()
+                quantize_layers(model, decided, store, progress, room.workers, *known)
         if recipe.targets[0].on_npu:
             write_integers(draft, schemes, integers)
         skeleton = _skeleton(model, schemes, integers, recipe, ranges.plan if ranges else None)
@@ -199,6 +209,8 @@ def _export(
         data = _report_data(recipe, model, plan, verified, facts, draft)
         if pipeline is not None:
             data["pipeline"] = pipeline
+        if methods:
+            data["methods"] = methods
         if coverage is not None:
             data["coverage"] = coverage.to_json()
         write_report(draft / "report.html", data)

@@ -111,7 +111,7 @@ class QuantPlan:
 
         A runtime may store more (float32 scales, a second table); that is in the forecasts.
         """
-        bits = sum(_stored_bits(layer) for layer in self.layers if layer.tied_to is None)
+        bits = sum(stored_bits(layer.info, layer.scheme) for layer in self.layers if layer.tied_to is None)
         return bits / max(1, self._decided_parameters)
 
     @property
@@ -214,12 +214,13 @@ def _stored_scheme(scheme: QuantScheme) -> list[object]:
     return [*stored, scheme.observer] if scheme.is_static else stored
 
 
-def _stored_bits(layer: LayerPlan) -> int:
-    scheme, rows = layer.scheme, layer.shape[0]
-    bits = layer.info.parameters * scheme.bits
+def stored_bits(layer: LayerInfo, scheme: QuantScheme) -> int:
+    """Of a layer's weights, bf16 scales and zero points; a runtime may store more."""
+    rows = layer.shape[0]
+    bits = layer.parameters * scheme.bits
     if scheme.is_float:
         return bits
-    scales = 1 if scheme.group == "tensor" else rows * scheme.groups(in_features(layer.info))
+    scales = 1 if scheme.group == "tensor" else rows * scheme.groups(in_features(layer))
     return bits + scales * (_SCALE_BITS + (0 if scheme.symmetric else _ZERO_POINT_BITS))
 
 

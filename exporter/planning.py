@@ -16,7 +16,7 @@ from exporter.plan import FLOAT_BYTES, Forecast, LayerPlan, QuantPlan, RuleRef, 
 from exporter.recipe.folding import listed
 from exporter.recipe.matching import decide_layers
 from exporter.recipe.types import Recipe, Rule
-from exporter.schemes import FLOAT, GROUP_SIZES, QuantScheme
+from exporter.schemes import CALIBRATED_METHODS, FLOAT, GROUP_SIZES, QuantScheme
 from exporter.targets import DEFAULT_CONTEXT, Target
 from exporter.tasks import Task
 
@@ -167,6 +167,7 @@ class _Lint:
             refused = {name: still for name in fallbacks if (still := self.reasons(by_name[name], FLOAT))}
         self.report(refused)
         self.check_contexts()
+        self.check_methods()
         if self.problems:
             raise RecipeError(self.problems)
         schemes = {name: FLOAT if name in fallbacks else rule.scheme for name, rule in self.rules.items()}
@@ -206,6 +207,25 @@ class _Lint:
             reason = self.backends[target.key].unsupported_cache(target, self.model.cache)
             if reason is not None:
                 self.problems.append((place, f"{label}: {reason}"))
+
+    def check_methods(self) -> None:
+        """Methods that look at what a layer takes, where nothing says on which text."""
+        used = {rule.scheme.name for rule in self.rules.values()}
+        calibration = self.recipe.calibration
+        for name, entry in self.recipe.schemes.items():
+            method = entry.scheme.method
+            if name not in used or method not in CALIBRATED_METHODS or entry.scheme.is_static:
+                continue
+            if self.recipe.model.task != "text-generation":
+                task = self.recipe.model.task
+                text = f"is built for text-generation and for static activations; this model's task is {task}"
+                self.problems.append(
+                    (entry.place, f"method {method} of scheme {name} {text}; set method: mse")
+                )
+            elif calibration is None or not calibration.text:
+                text = "looks at what layers take on calibration text, and the recipe names none"
+                way_out = "add calibration: {text: [a file]}, or set method: mse"
+                self.problems.append((entry.place, f"method {method} of scheme {name} {text}; {way_out}"))
 
     def check_groups(self) -> set[str]:
         """Names of layers whose row the group of their scheme does not divide; one problem per row length."""

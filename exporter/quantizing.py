@@ -12,8 +12,8 @@ from typing import Protocol
 import numpy as np
 
 from exporter.errors import SourceError
-from exporter.gptq import Moments, rounded
 from exporter.layers import LayerInfo
+from exporter.methods.gptq import Moments, rounded
 from exporter.numerics import FloatArray, QuantizedTensor, quantize
 from exporter.schemes import QuantScheme
 
@@ -33,6 +33,10 @@ class QuantizedStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._schemes: dict[str, QuantScheme] = {}
+
+    def expect(self, name: str, scheme: QuantScheme) -> None:
+        """Let a layer be loaded that an earlier run wrote."""
+        self._schemes[name] = scheme
 
     def save(self, name: str, tensor: QuantizedTensor) -> None:
         """Write one layer's arrays."""
@@ -98,7 +102,7 @@ def quantize_layers(
     layer has its owner's integers.
 
     `least`: layer -> the smallest scale of each row (exporter.static.params.least_weight_scales).
-    `moments`: of the inputs of layers that are rounded by error (exporter.gptq). Raises
+    `moments`: of the inputs of layers that are rounded by error (exporter.methods.gptq). Raises
     SourceError naming the layer whose weight is not finite.
     """
     work = [(layer, scheme) for layer, scheme in layers if not scheme.is_float and layer.tied_to is None]

@@ -38,7 +38,7 @@ class Ranges:
     plan: StaticPlan
     least: Mapping[str, FloatArray]  # layer -> (out,) the smallest weight scales that its kernels bear
     notes: tuple[str, ...]
-    moments: Mapping[str, NDArray[np.float64]]  # of layers that are rounded by error (exporter.gptq)
+    moments: Mapping[str, NDArray[np.float64]]  # of layers that are rounded by error (exporter.methods.gptq)
 
 
 def static_layers(schemes: Mapping[str, QuantScheme]) -> dict[str, QuantScheme]:

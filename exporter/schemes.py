@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 Weights = Literal["int4", "int8", "float"]
 Granularity = Literal["channel", "tensor"]
 Activations = Literal["float", "dynamic-int8", "static-int8", "static-uint8", "static-int16"]
-Method = Literal["rtn", "mse", "gptq"]
+Method = Literal["rtn", "mse", "wmse", "hqq", "gptq", "auto"]
 Observer = Literal["minmax", "percentile", "entropy", "mse"]
 
 GROUP_SIZES = (16, 32, 64, 128)
 WEIGHTS: tuple[str, ...] = get_args(Weights)
 ACTIVATIONS: tuple[str, ...] = get_args(Activations)
 METHODS: tuple[str, ...] = get_args(Method)
+# Those that look at what a layer takes on calibration samples.
+CALIBRATED_METHODS = ("wmse", "gptq", "auto")
 GRANULARITIES: tuple[str, ...] = get_args(Granularity)
 OBSERVERS: tuple[str, ...] = get_args(Observer)
 
@@ -110,3 +113,8 @@ class QuantScheme:
 
 
 FLOAT = QuantScheme(name="float", weights="float")
+
+
+def wants_text(schemes: Mapping[str, QuantScheme]) -> bool:
+    """Whether a method of these looks at calibration text (static activations have calibration of their own)."""
+    return any(scheme.method in CALIBRATED_METHODS and not scheme.is_static for scheme in schemes.values())

@@ -183,7 +183,7 @@ class StreamedLinear(torch.nn.Module):
     def __init__(self, planned: PlannedLayer, source: _Source[Any]) -> None:
         super().__init__()
         self.planned = planned
-        self.source = source
+        self.source = self.first_source = source
         self.added = planned.bias
         self.rounds = False
 
@@ -205,12 +205,25 @@ class StreamedEmbedding(torch.nn.Module):
     def __init__(self, planned: PlannedLayer, source: _Source[Any]) -> None:
         super().__init__()
         self.planned = planned
-        self.source = source
+        self.source = self.first_source = source
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """(...) -> (..., features)."""
         found = self.source.take(ids.reshape(-1).numpy())
         return found.view(*ids.shape, -1)
+
+
+def hold_integers(module: torch.nn.Module, load: Callable[[], QuantizedTensor] | None = None) -> None:
+    """Let a streamed layer of the float model compute with integers, its own or others of its shape."""
+    assert isinstance(module, StreamedLinear | StreamedEmbedding)
+    planned = module.planned
+    module.source = _Integers(load or planned.load, planned.info.parameters, _Budget(0))
+
+
+def hold_weights(module: torch.nn.Module) -> None:
+    """The float weight again."""
+    assert isinstance(module, StreamedLinear | StreamedEmbedding)
+    module.source = module.first_source
 
 
 def _layer(layer: PlannedLayer, source: _Source[Any]) -> torch.nn.Module:

@@ -60,10 +60,14 @@ def _scheme(
         raise ValueError("float weights have no group")
     if "observer" in node.entries and not scheme.is_static:
         raise ValueError(f"an observer measures ranges of static activations; these are {activations}")
-    if method == "gptq" and not scheme.is_static:
+    if scheme.is_static and method in ("wmse", "hqq", "auto"):
         raise ValueError(
-            f"method gptq rounds by what calibration sees a layer take, which is built for static activations; these "
-            f"are {activations}. Take method: mse, or activations: static-int8"
+            f"method {method} is built for weights of float or dynamic activations; these are {activations}. Take "
+            "method: gptq or mse"
+        )
+    if method == "hqq" and group == "tensor":
+        raise ValueError(
+            "method hqq fits a scale for each group or channel; set group: channel, or method: mse"
         )
     group_entry = node.entries.get("group")
     group_place = group_entry.node.place if group_entry else node.place
@@ -88,8 +92,9 @@ SCHEME = Record(
         ),
         "method": Field(
             Choice(METHODS),
-            "how weights are rounded: mse searches scales for the least error, rtn covers the largest weight, "
-            "gptq takes mse's scales and chooses integers by the error of the layer's output on calibration samples",
+            "how weights are rounded: mse searches scales for the least error, rtn covers the largest weight, hqq lets "
+            "single large errors go; by what a layer takes on calibration samples: wmse weighs errors by it, gptq "
+            "chooses integers by the error of the layer's output, auto takes what loses least of these in each layer",
             default="mse",
         ),
         "observer": Field(

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.errors import PlanError
-from exporter.gptq import rounded
+from exporter.methods.gptq import rounded
 from exporter.numerics import quantize
 from exporter.schemes import QuantScheme
 from exporter.static.moments import second_moments

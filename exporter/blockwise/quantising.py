@@ -1,0 +1,272 @@
+"""Integers of a language model whose methods look at calibration text, one block after the other.
+
+A block's layers are measured behind blocks that hold their integers already, so each makes up for what those before it
+have lost. (Frantar et al., GPTQ, 2023, section 4: "sequentially, block by block".) Memory: one block's moments and
+weights, and a few windows of hidden states; the states of all windows lie on disk.
+
+Everything that is done is on disk before the next block begins, so a run that was killed goes on with the block that it
+was in, and writes what it would have written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from exporter.artifacts import write_json
+from exporter.blockwise.blocks import Blocks
+from exporter.blockwise.moments import InputMoments
+from exporter.errors import SourceError
+from exporter.layers import LayerInfo
+from exporter.methods.choosing import Seen, chosen
+from exporter.methods.gptq import spread_of
+from exporter.models.causal_lm import CausalLM
+from exporter.models.reference import hold_integers, streamed_float_model
+from exporter.quantizing import QuantizedStore, quantize_layers
+from exporter.schemes import CALIBRATED_METHODS, QuantScheme
+
+_BATCH = 4  # windows that go through a block together
+_STATE = "progress.json"
+Progress = Callable[[str, float], None]
+
+
+@dataclass
+class Work:
+    """What is done, and the hidden states it was done with."""
+
+    folder: Path
+    done: dict[str, Any]
+
+    @classmethod
+    def opened(cls, folder: Path) -> Work:
+        """The folder's progress, or none yet."""
+        folder.mkdir(exist_ok=True)
+        path = folder / _STATE
+        held = (
+            json.loads(path.read_text("utf-8"))
+            if path.is_file()
+            else {"outside": [], "blocks": 0, "methods": {}}
+        )
+        return cls(folder, held)
+
+    def save(self) -> None:
+        """Whole or not at all."""
+        draft = self.folder / f"{_STATE}.partial"
+        write_json(draft, self.done)
+        os.replace(draft, self.folder / _STATE)
+
+    def states(self, block: int) -> Path:
+        """What the block is given, all windows."""
+        return self.folder / f"states.{block}.npy"
+
+
+def quantize_by_blocks(
+    model: CausalLM,
+    layers: Sequence[tuple[LayerInfo, QuantScheme]],
+    windows: NDArray[np.int64],
+    store: QuantizedStore,
+    folder: Path,
+    progress: Progress,
+    workers: int | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Write every layer's integers to the store; gives for each layer that was judged its method and the errors.
+
+    `windows`: (n, length) token ids (calibration_windows). `folder`: where hidden states and progress lie; a second
+    call with the same goes on where the first was stopped. Raises QexportError for inputs that are not finite,
+    SourceError for such weights, TraceError for a model without blocks.
+    """
+    return _Job(model, layers, store, Work.opened(folder), progress, workers).run(torch.from_numpy(windows))
+
+
+class _Job:
+    """One model's way through its blocks."""
+
+    def __init__(
+        self,
+        model: CausalLM,
+        layers: Sequence[tuple[LayerInfo, QuantScheme]],
+        store: QuantizedStore,
+        work: Work,
+        progress: Progress,
+        workers: int | None,
+    ) -> None:
+        self.source, self.store, self.work, self.progress, self.workers = (
+            model,
+            store,
+            work,
+            progress,
+            workers,
+        )
+        self.schemes = {info.name: scheme for info, scheme in layers}
+        self.infos = {info.name: info for info, scheme in layers if not scheme.is_float}
+        self.judged = {
+            name for name, info in self.infos.items() if self.schemes[name].method in CALIBRATED_METHODS
+        }
+        owners = {info.name: info.tied_to or info.name for info, _ in layers}
+        skeleton = model.skeleton(self.schemes, lambda name: store.load(owners[name]))
+        self.torch = streamed_float_model(skeleton, lambda planned: model.weight(planned.info), 0)
+        self.blocks = Blocks(self.torch, list(self.infos))
+
+    def run(self, tokens: torch.Tensor) -> dict[str, dict[str, Any]]:
+        plain = [(info, self.schemes[name]) for name, info in self.infos.items() if name not in self.judged]
+        for name, scheme in self.schemes.items():
+            if name in self.infos:
+                self.store.expect(name, scheme)
+        outside = self.blocks.outside(list(self.infos))
+        if "plain" not in self.work.done:
+            quantize_layers(self.source, plain, self.store, lambda *_: None, self.workers)
+            self.work.done["plain"] = True
+            self.work.save()
+        self.blocks.record(tokens[:1])
+        before = [name for name in outside if self.infos[name].kind == "embedding"]
+        self._tables(before, tokens)
+        self._all_blocks(tokens)
+        after = [name for name in outside if name not in before and self.infos[name].tied_to is None]
+        self._outputs(
+            [name for name in after if name in self.judged], self.work.states(len(self.blocks.blocks))
+        )
+        methods: dict[str, dict[str, Any]] = self.work.done["methods"]
+        return methods
+
+    # -- tables -----------------------------------------------------------------------------------------------------
+
+    def _tables(self, names: Sequence[str], tokens: torch.Tensor) -> None:
+        """Tables first: all that follows is measured behind them. One that is the output layer too is rounded by what
+        the output layer of the float model takes."""
+        for name in names:
+            module = self.torch.get_submodule(name)
+            if name in self.judged and name not in self.work.done["outside"]:
+                tied = [other for other, info in self.infos.items() if info.tied_to == name]
+                if tied:
+                    states = self.work.states(-1)
+                    self._write_states(states, tokens)
+                    for block in range(len(self.blocks.blocks)):
+                        self.progress(f"float block {block + 1} of {len(self.blocks.blocks)}", 0.0)
+                        self._advance(block, states, states)
+                    self._outputs(tied, states, under=name)
+                    states.unlink()
+                else:  # a lookup takes no sum over inputs: every number of a row counts alike
+                    width = self.infos[name].shape[1]
+                    self._choose([name], np.eye(width))
+                self._done_outside(name)
+            hold_integers(module)
+            for other, info in self.infos.items():
+                if info.tied_to == name:
+                    hold_integers(self.torch.get_submodule(other))
+
+    def _outputs(self, names: Sequence[str], states: Path, under: str | None = None) -> None:
+        """Layers behind the blocks, which end with these states; integers of a tied one lie under its owner's name."""
+        for name in names:
+            if name in self.work.done["outside"]:
+                continue
+            seen = InputMoments()
+            held = np.load(states, mmap_mode="r")
+            module = self.torch.get_submodule(name)
+            for start in range(0, len(held), _BATCH):
+                taken = self.blocks.given_to(module, torch.from_numpy(np.array(held[start : start + _BATCH])))
+                seen.add(name, taken)
+            self._choose([under or name], seen.of(name))
+            if under is None:
+                self._done_outside(name)
+
+    def _done_outside(self, name: str) -> None:
+        self.work.done["outside"].append(name)
+        self.work.save()
+
+    # -- blocks -----------------------------------------------------------------------------------------------------
+
+    def _all_blocks(self, tokens: torch.Tensor) -> None:
+        """Each block's integers, in order; states of what is done are behind those integers."""
+        count = len(self.blocks.blocks)
+        first = self.work.done["blocks"]
+        if first == 0 and not self.work.states(0).is_file():
+            self._write_states(self.work.states(0), tokens)
+        for block in range(count):
+            names = self.blocks.layers_of(block, list(self.infos))
+            if block >= first:
+                self.progress(f"block {block + 1} of {count}", block / count)
+                self._quantize_block(block, [name for name in names if name in self.judged])
+            for name in names:
+                hold_integers(self.torch.get_submodule(name))
+            if block >= first:
+                self._advance(block, self.work.states(block), self.work.states(block + 1))
+                self.work.done["blocks"] = block + 1
+                self.work.save()
+                self.work.states(block).unlink()
+
+    def _quantize_block(self, block: int, names: Sequence[str]) -> None:
+        seen = InputMoments()
+        modules = {name: self.torch.get_submodule(name) for name in names}
+        held = np.load(self.work.states(block), mmap_mode="r")
+        for start in range(0, len(held), _BATCH):
+            with seen.watching(modules), torch.no_grad():
+                self.blocks.run(block, torch.from_numpy(np.array(held[start : start + _BATCH])))
+        for first, group in seen.groups().items():
+            self._choose(group, seen.of(first))
+
+    def _choose(self, names: Sequence[str], moments: NDArray[np.float64]) -> None:
+        """Integers of layers that take one input."""
+        try:
+            seen = Seen(moments, spread_of(moments))
+        except ValueError as problem:
+            raise SourceError(
+                f"layer {names[0]}: {problem}; the calibration text cannot be used"
+            ) from problem
+
+        def one(name: str) -> tuple[str, str, dict[str, float]]:
+            try:
+                choice = chosen(self.source.weight(self.infos[name]), self.schemes[name], seen)
+            except ValueError as problem:
+                raise SourceError(f"layer {name}: {problem}; the checkpoint cannot be quantised") from problem
+            self.store.save(name, choice.tensor)
+            return name, choice.method, choice.errors
+
+        with ThreadPoolExecutor(self.workers or os.cpu_count() or 1) as pool:
+            for name, method, errors in pool.map(one, names):
+                self.work.done["methods"][name] = {"method": method, "errors": errors}
+
+    # -- hidden states ----------------------------------------------------------------------------------------------
+
+    def _write_states(self, path: Path, tokens: torch.Tensor) -> None:
+        """What the first block is given."""
+
+        def parts() -> Iterable[torch.Tensor]:
+            for start in range(0, len(tokens), _BATCH):
+                yield self.blocks.first_states(tokens[start : start + _BATCH])
+
+        _write_parts(path, len(tokens), parts())
+
+    def _advance(self, block: int, source: Path, target: Path) -> None:
+        """All states through one block."""
+        held = np.load(source, mmap_mode="r")
+
+        def parts() -> Iterable[torch.Tensor]:
+            for start in range(0, len(held), _BATCH):
+                with torch.no_grad():
+                    yield self.blocks.run(block, torch.from_numpy(np.array(held[start : start + _BATCH])))
+
+        _write_parts(target, len(held), parts())
+
+
+def _write_parts(path: Path, rows: int, parts: Iterable[torch.Tensor]) -> None:
+    """(rows, length, hidden) float32 into one .npy, whole or not at all."""
+    draft = path.with_name(path.name + ".partial")
+    file: NDArray[np.float32] | None = None
+    start = 0
+    for part in parts:
+        if file is None:
+            file = np.lib.format.open_memmap(draft, "w+", np.float32, (rows, *part.shape[1:]))
+        file[start : start + len(part)] = part.numpy()
+        start += len(part)
+    assert isinstance(file, np.memmap)
+    file.flush()
+    os.replace(draft, path)

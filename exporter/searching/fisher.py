@@ -1,0 +1,164 @@
+"""How much each layer's rounding should cost in KL divergence, from gradients of the float model. PyTorch.
+
+To second order, KL(p || q) of a text is half the expectation of (d log p(y))^2, where y is drawn from the model's own
+distribution and d is the change that the rounding makes, to first order: the sum over tokens t of g_t . dW x_t, g_t the
+gradient of log p(y) by the layer's output. (The Fisher information as the metric of KL; Martens, "New Insights and
+Perspectives on the Natural Gradient Method", JMLR 21, 2020, section 5, applied to the change that the integers make
+instead of to a gradient step.) One backward pass serves every layer and every candidate.
+
+Two scores come of it: `fisher` squares the sum over the whole text, `fisher_tokens` adds up the squares of each token's
+part, which leaves out how tokens act together and varies less from one drawn y to the next. The third, `output`, is the
+share of the outputs' power that a unit loses, whatever comes behind it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from exporter.models.reference import StreamedEmbedding, StreamedLinear, dequantized_rows
+from exporter.numerics import QuantizedTensor
+
+Load = Callable[[], QuantizedTensor]
+Progress = Callable[[str, float], None]
+Predicted = dict[str, dict[str, dict[str, float]]]  # unit -> scheme -> score's name -> value
+SCORES = ("fisher", "fisher_tokens", "output")
+_OUTPUT_EVERY = 4  # the error of outputs varies little from text to text
+
+
+class FisherScores:
+    """Collects, over texts, what each candidate of each layer does to the drawn tokens' log likelihood."""
+
+    def __init__(self, model: torch.nn.Module, candidates: Mapping[str, Mapping[str, Load]]) -> None:
+        """`model`: streamed, in float. `candidates`: layer -> scheme's name -> its integers."""
+        self.model = model
+        self.candidates = candidates
+        self.changes: dict[tuple[str, str], torch.Tensor] = {}  # (layer, scheme) -> (tokens,), of one text
+        self.lost: dict[tuple[str, str], float] = defaultdict(float)  # sum of squares that outputs lose
+        self.power: dict[str, float] = defaultdict(float)  # sum of squares of outputs
+        self.measures_output = False
+        for name, module in model.named_modules():
+            if name in candidates and isinstance(module, StreamedLinear):
+                module.forward = _scored_linear(self, name, module)  # type: ignore[method-assign]
+            elif name in candidates and isinstance(module, StreamedEmbedding):
+                module.forward = _scored_embedding(self, name, module)  # type: ignore[method-assign]
+
+    def add(self, layer: str, scheme: str, change: torch.Tensor) -> None:
+        """(tokens,) of one use of a layer."""
+        key = (layer, scheme)
+        self.changes[key] = self.changes[key] + change if key in self.changes else change
+
+    def run(
+        self,
+        windows: Sequence[torch.Tensor],
+        units: Mapping[str, Sequence[str]],
+        seed: int,
+        progress: Progress,
+    ) -> Predicted:
+        """Unit -> scheme -> score: the first two predict KL in nats per token.
+
+        `windows`: (length,) token ids each; `units`: name -> layers.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        found: dict[str, dict[str, dict[str, float]]] = {
+            unit: defaultdict(lambda: dict.fromkeys(SCORES, 0.0)) for unit in units
+        }
+        for number, window in enumerate(windows):
+            progress(f"gradients of text {number + 1} of {len(windows)}", number / len(windows))
+            self.changes.clear()
+            self.measures_output = number % _OUTPUT_EVERY == 0
+            self._backward(window, generator)
+            share = 0.5 / len(window) / len(windows)
+            for unit, layers in units.items():
+                for scheme in self.candidates[layers[0]]:
+                    change = sum(
+                        self.changes[layer, scheme] for layer in layers if (layer, scheme) in self.changes
+                    )
+                    assert isinstance(change, torch.Tensor)
+                    scores = found[unit][scheme]
+                    scores["fisher"] += share * float(change.sum()) ** 2
+                    scores["fisher_tokens"] += share * float(change.square().sum())
+        for unit, layers in units.items():
+            power = sum(self.power.get(layer, 0.0) for layer in layers) or 1.0
+            for scheme, scores in found[unit].items():
+                scores["output"] = sum(self.lost.get((layer, scheme), 0.0) for layer in layers) / power
+        return {
+            unit: {scheme: dict(each) for scheme, each in schemes.items()} for unit, schemes in found.items()
+        }
+
+    def _backward(self, window: torch.Tensor, generator: torch.Generator) -> None:
+        """Gradients of the log likelihood of tokens drawn from the model's own distribution."""
+        logits = self.model(window[None], use_cache=False).logits[0]
+        with torch.no_grad():
+            gradient = torch.softmax(logits.detach(), dim=-1)
+            drawn = torch.multinomial(gradient, 1, generator=generator)
+            gradient.neg_()
+            gradient.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=gradient.dtype))
+        logits.backward(gradient)
+
+
+def _scored_linear(scores: FisherScores, name: str, module: StreamedLinear) -> Callable[..., torch.Tensor]:
+    plain = module.forward
+    rows, columns = module.planned.info.shape
+
+    class Scored(torch.autograd.Function):
+        """The layer, whose backward pass tells the candidates what they change."""
+
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x)
+            return plain(x)
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+            (x,) = ctx.saved_tensors
+            upstream = gradients[0].reshape(-1, rows)
+            taken = x.reshape(-1, columns)
+            found = torch.zeros_like(taken)
+            loaded = {scheme: load() for scheme, load in scores.candidates[name].items()}
+            moved = {scheme: torch.zeros_like(taken) for scheme in loaded}
+            for start, stop, weight in module.source.blocks(rows, columns):
+                part = upstream[:, start:stop]
+                found.addmm_(part, weight)
+                if scores.measures_output:
+                    scores.power[name] += float((taken @ weight.T).square().sum())
+                for scheme, tensor in loaded.items():
+                    change = dequantized_rows(tensor, slice(start, stop)).sub_(weight)
+                    moved[scheme].addmm_(part, change)
+                    if scores.measures_output:
+                        scores.lost[name, scheme] += float((taken @ change.T).square().sum())
+            for scheme, product in moved.items():
+                scores.add(name, scheme, (product * taken).sum(dim=1))
+            return found.view_as(x)
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = Scored.apply(x)  # type: ignore[no-untyped-call]
+        return result
+
+    return forward
+
+
+def _scored_embedding(
+    scores: FisherScores, name: str, module: StreamedEmbedding
+) -> Callable[..., torch.Tensor]:
+    plain = module.forward
+
+    def forward(ids: torch.Tensor) -> torch.Tensor:
+        held = plain(ids)
+        index = ids.reshape(-1).numpy().astype(np.int64)
+
+        def told(gradient: torch.Tensor) -> None:
+            upstream = gradient.reshape(len(index), -1)
+            for scheme, load in scores.candidates[name].items():
+                change = dequantized_rows(load(), index).sub_(held.detach().reshape(len(index), -1))
+                scores.add(name, scheme, (change * upstream).sum(dim=1))
+
+        held.requires_grad_(True)
+        held.register_hook(told)  # type: ignore[no-untyped-call]
+        return held
+
+    return forward

@@ -1,0 +1,96 @@
+"""What a search found, for a person: a table, and the curve as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from markupsafe import Markup
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from exporter.searching.searching import Found
+
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _MARGIN = 640, 400, 64, 46, 18
+
+
+def render_found(found: Found, path: Path, picture: Path) -> Group:
+    """The chosen mix, beside every layer in one scheme."""
+    table = Table(
+        "",
+        "MB",
+        "predicted KL",
+        "true KL",
+        title="nats per token; MB of the larger file",
+        title_justify="left",
+    )
+    for name, (megabytes, predicted, true) in found.uniform.items():
+        table.add_row(f"all {name}", f"{megabytes:.1f}", f"{predicted:.4f}", f"{true:.4f}")
+    table.add_row("[bold]this mix[/]", f"{max(found.megabytes.values()):.1f}", f"{found.loss:.4f}", "")
+    scores = found.scores
+    told = ", ".join(f"{name} {value:.2f}" for name, value in scores.correlations.items())
+    lines = [
+        f"{len(scores.units)} units, {found.bits_per_weight:.2f} bits a weight; "
+        + ", ".join(f"{label} {megabytes:.1f} MB" for label, megabytes in found.megabytes.items()),
+        f"score used: {scores.best}; rank correlation with the true KL of {len(scores.measured)} units: {told}",
+        f"recipe: {path}",
+        f"curve:  {picture}",
+    ]
+    return Group(table, *(Text(line) for line in lines))
+
+
+def curve_picture(
+    curve: Sequence[tuple[float, float]],
+    points: Mapping[str, tuple[float, float]],
+    chosen: tuple[float, float],
+) -> str:
+    """An SVG of its own: KL on a logarithmic axis over MB; `points` by name."""
+    import math
+
+    everything = [*curve, *points.values(), chosen]
+    everything = [(x, y) for x, y in everything if y > 0]
+    low_x, high_x = min(x for x, _ in everything), max(x for x, _ in everything)
+    low_y, high_y = (math.log10(f(y for _, y in everything)) for f in (min, max))
+    span_x, span_y = max(high_x - low_x, 1e-9), max(high_y - low_y, 0.1)
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        right = _LEFT + (x - low_x) / span_x * (_WIDTH - _LEFT - 110)
+        down = _MARGIN + (high_y - math.log10(y)) / span_y * (_HEIGHT - _BOTTOM - 2 * _MARGIN)
+        return round(right, 1), round(down, 1)
+
+    body = [Markup('<rect width="{}" height="{}" fill="white"/>').format(_WIDTH, _HEIGHT)]
+    for power in range(math.floor(low_y * 4), math.ceil(high_y * 4) + 1):
+        value = 10 ** (power / 4)
+        if low_y <= math.log10(value) <= high_y + 1e-9:
+            _, y = at(low_x, value)
+            body.append(_line(_LEFT, y, _WIDTH - 110, y, "#ddd"))
+            body.append(_label(_LEFT - 6, y + 4, f"{value:.2g}", "end"))
+    for step in range(6):
+        x, _ = at(low_x + span_x * step / 5, 10**low_y)
+        body.append(_label(x, _HEIGHT - _BOTTOM + 8, f"{low_x + span_x * step / 5:.0f}", "middle"))
+    path = " ".join(f"{x},{y}" for x, y in (at(*point) for point in curve if point[1] > 0))
+    body.append(Markup('<polyline points="{}" fill="none" stroke="#0072B2" stroke-width="2"/>').format(path))
+    for name, point in points.items():
+        if point[1] > 0:
+            x, y = at(*point)
+            body.append(Markup('<circle cx="{}" cy="{}" r="4" fill="#D55E00"/>').format(x, y))
+            body.append(_label(x + 7, y + 4, name, "start"))
+    x, y = at(*chosen)
+    body.append(
+        Markup('<circle cx="{}" cy="{}" r="6" fill="none" stroke="#009E73" stroke-width="3"/>').format(x, y)
+    )
+    body.append(_label((_LEFT + _WIDTH - 110) / 2, _HEIGHT - 8, "MB of the model file", "middle"))
+    body.append(_label(8, _MARGIN - 4, "KL divergence, nats per token", "start"))
+    head = Markup(
+        '<svg xmlns="http://www.w3.org/2000/svg" width="{}" height="{}" font-family="sans-serif" font-size="12">'
+    )
+    return str(Markup("\n").join([head.format(_WIDTH, _HEIGHT), *body, Markup("</svg>\n")]))
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, colour: str) -> Markup:
+    return Markup('<line x1="{}" y1="{}" x2="{}" y2="{}" stroke="{}"/>').format(x1, y1, x2, y2, colour)
+
+
+def _label(x: float, y: float, text: str, anchor: str) -> Markup:
+    return Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(x, y, anchor, text)
