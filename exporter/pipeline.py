@@ -40,7 +40,7 @@ from exporter.models.sources import file_sha256
 from exporter.numerics import QuantizedTensor
 from exporter.parity import ParityReport
 from exporter.plan import QuantPlan
-from exporter.planning import make_plan
+from exporter.planning import make_plan, trained_layers
 from exporter.progress import Stages
 from exporter.quantizing import QuantizedStore, quantize_layers
 from exporter.ranges import RANGES_FILE, border_notes, measure_ranges, read_ranges, static_layers
@@ -198,6 +198,10 @@ def _export(
             else:
                 known = (ranges.least, ranges.moments) if ranges else ()
                 quantize_layers(model, decided, store, progress, room.workers, *known)
+        training: Mapping[str, Any] | None = None
+        if recipe.qat is not None:
+            with stages.stage("train") as progress:
+                training = _train(recipe, model, schemes, integers, store, Path(work) / "training", progress)
         if recipe.targets[0].on_npu:
             write_integers(draft, schemes, integers)
         skeleton = _skeleton(model, schemes, integers, recipe, ranges.plan if ranges else None)
@@ -211,10 +215,32 @@ def _export(
             data["pipeline"] = pipeline
         if methods:
             data["methods"] = methods
+        if training:
+            data["training"] = training
         if coverage is not None:
             data["coverage"] = coverage.to_json()
         write_report(draft / "report.html", data)
     return data
+
+
+def _train(
+    recipe: Recipe,
+    model: Model,
+    schemes: Mapping[str, QuantScheme],
+    integers: Callable[[str], QuantizedTensor],
+    store: QuantizedStore,
+    folder: Path,
+    progress: Callable[[str, float], None],
+) -> Mapping[str, Any]:
+    """The recipe's `qat:`, on the integers that are in the store."""
+    from exporter.qat import train
+
+    assert isinstance(model, CausalLM) and recipe.qat is not None and recipe.calibration is not None
+    skeleton = model.skeleton(schemes, integers)
+    drawn = draw(replace(recipe.calibration, samples=recipe.qat.samples), cache_folder())
+    texts = [read_text(sample) for sample in drawn.samples]
+    layers = trained_layers(recipe, model.layers(), schemes)
+    return train(model, skeleton, recipe.qat, layers, texts, store, folder, progress)
 
 
 def _lower(

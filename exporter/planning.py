@@ -16,7 +16,7 @@ from exporter.plan import FLOAT_BYTES, Forecast, LayerPlan, QuantPlan, RuleRef, 
 from exporter.recipe.folding import listed
 from exporter.recipe.matching import decide_layers
 from exporter.recipe.types import Recipe, Rule
-from exporter.schemes import CALIBRATED_METHODS, FLOAT, GROUP_SIZES, QuantScheme
+from exporter.schemes import CALIBRATED_METHODS, FLOAT, GROUP_SIZES, QuantScheme, untrainable
 from exporter.targets import DEFAULT_CONTEXT, Target
 from exporter.tasks import Task
 
@@ -85,6 +85,20 @@ def make_plan(recipe: Recipe, model: ModelLayers, backends: Mapping[str, Capabil
         forecasts=forecasts,
         notes=tuple(_notes(recipe, model)),
     )
+
+
+def trained_layers(recipe: Recipe, model: ModelLayers, schemes: Mapping[str, QuantScheme]) -> list[str]:
+    """Layers that `qat:` trains, in the model's order: quantised ones that it names, each shared weight once."""
+    asked = recipe.qat
+    if asked is None:
+        return []
+    return [
+        layer.name
+        for layer in model.layers
+        if layer.tied_to is None
+        and not schemes[layer.name].is_float
+        and (not asked.layers or any(pattern.matches(layer.name) for pattern, _ in asked.layers))
+    ]
 
 
 def _within_positions(recipe: Recipe, model: ModelLayers) -> Recipe:
@@ -168,6 +182,7 @@ class _Lint:
         self.report(refused)
         self.check_contexts()
         self.check_methods()
+        self.check_training()
         if self.problems:
             raise RecipeError(self.problems)
         schemes = {name: FLOAT if name in fallbacks else rule.scheme for name, rule in self.rules.items()}
@@ -226,6 +241,30 @@ class _Lint:
                 text = "looks at what layers take on calibration text, and the recipe names none"
                 way_out = "add calibration: {text: [a file]}, or set method: mse"
                 self.problems.append((entry.place, f"method {method} of scheme {name} {text}; {way_out}"))
+
+    def check_training(self) -> None:
+        """`qat:` of what cannot be trained, or of nothing."""
+        asked = self.recipe.qat
+        if asked is None or asked.place is None:
+            return
+        if self.recipe.model.task != "text-generation" or self.recipe.targets[0].on_npu:
+            text = "qat is built for text-generation on CPUs; leave it out"
+            self.problems.append((asked.place, text))
+        elif self.recipe.calibration is None or not self.recipe.calibration.text:
+            text = (
+                "qat trains on calibration text, and the recipe names none; add calibration: {text: [a file]}"
+            )
+            self.problems.append((asked.place, text))
+        for pattern, place in asked.layers:
+            if not any(pattern.matches(layer.name) for layer in self.model.layers):
+                self.problems.append((place, f"qat.layers: {pattern.text} matches no layer"))
+        for name in trained_layers(
+            self.recipe, self.model, {n: rule.scheme for n, rule in self.rules.items()}
+        ):
+            reason = untrainable(self.rules[name].scheme)
+            if reason is not None:
+                self.problems.append((asked.place, f"qat cannot train {name}: {reason}"))
+                break
 
     def check_groups(self) -> set[str]:
         """Names of layers whose row the group of their scheme does not divide; one problem per row length."""

@@ -118,3 +118,14 @@ FLOAT = QuantScheme(name="float", weights="float")
 def wants_text(schemes: Mapping[str, QuantScheme]) -> bool:
     """Whether a method of these looks at calibration text (static activations have calibration of their own)."""
     return any(scheme.method in CALIBRATED_METHODS and not scheme.is_static for scheme in schemes.values())
+
+
+def untrainable(scheme: QuantScheme) -> str | None:
+    """Why a scheme cannot be trained, or None."""
+    if scheme.is_float:
+        return "float weights have nothing to train"
+    if not scheme.symmetric:
+        return "zero points are not trained; set symmetric: true"
+    if scheme.group == "tensor":
+        return "one scale per tensor is not trained; set group: channel"
+    return None

@@ -80,9 +80,9 @@ class Blocks:
             for handle in handles:
                 handle.remove()
 
-    def first_states(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(n, length) -> (n, length, hidden): what the first block is given."""
-        return self._caught(self.blocks[0], lambda: self.model(tokens, use_cache=False))
+    def first_states(self, tokens: torch.Tensor, grad: bool = False) -> torch.Tensor:
+        """(n, length) -> (n, length, hidden): what the first block is given; `grad`: with its gradient."""
+        return self._caught(self.blocks[0], lambda: self.model(tokens, use_cache=False), grad)
 
     def run(self, block: int, states: torch.Tensor) -> torch.Tensor:
         """(n, length, hidden) -> the same shape, behind the block."""
@@ -113,13 +113,13 @@ class Blocks:
                 block.forward = own
 
     @staticmethod
-    def _caught(module: torch.nn.Module, run: Any) -> torch.Tensor:
+    def _caught(module: torch.nn.Module, run: Any, grad: bool = False) -> torch.Tensor:
         def before(module: Any, given: tuple[torch.Tensor, ...]) -> None:
             raise _Stop(given[0])
 
         handle = module.register_forward_pre_hook(before)
         try:
-            with torch.no_grad():
+            with torch.set_grad_enabled(grad):
                 run()
         except _Stop as stop:
             return stop.given

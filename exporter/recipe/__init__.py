@@ -18,6 +18,7 @@ from exporter.recipe.types import (
     SpeechSet,
     TaskGate,
     TextSet,
+    Training,
 )
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "SpeechSet",
     "TaskGate",
     "TextSet",
+    "Training",
     "load_recipe",
     "parse_pattern",
     "parse_recipe",

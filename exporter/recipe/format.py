@@ -30,6 +30,7 @@ from exporter.recipe.fields import (
     refuse,
 )
 from exporter.recipe.patterns import Pattern
+from exporter.recipe.qat_format import QAT
 from exporter.recipe.scheme_format import SCHEME, SchemeDraft
 from exporter.recipe.target_format import TARGET, fitting_targets
 from exporter.recipe.types import (
@@ -45,6 +46,7 @@ from exporter.recipe.types import (
     Rule,
     SchemeEntry,
     TaskGate,
+    Training,
 )
 from exporter.schemes import FLOAT
 from exporter.targets import Target
@@ -96,6 +98,7 @@ class RecipeDraft:
     targets: tuple[tuple[Target, Place], ...]
     on_unsupported: OnUnsupported
     calibration: Calibration | None
+    qat: Training | None
     parity: Parity
 
 
@@ -158,11 +161,12 @@ def _recipe(
     schemes: dict[str, SchemeDraft] | None = None,
     on_unsupported: OnUnsupported = "error",
     calibration: Calibration | None = None,
+    qat: Training | None = None,
     parity: Parity | None = None,
 ) -> RecipeDraft:
     del node, schema  # checked by its field
     parity = parity or Parity()
-    return RecipeDraft(name, model, schemes or {}, *rules, targets, on_unsupported, calibration, parity)
+    return RecipeDraft(name, model, schemes or {}, *rules, targets, on_unsupported, calibration, qat, parity)
 
 
 def _model(
@@ -200,6 +204,7 @@ def recipe_record(scheme_names: tuple[str, ...] | None) -> Record[RecipeDraft]:
                 default="error",
             ),
             "calibration": Field(CALIBRATION, "samples that activations are observed on"),
+            "qat": Field(QAT, "train integers and scales by what the whole model then says"),
             "targets": Field(
                 ListOf(Located(TARGET), check=fitting_targets), "runtimes to write for", required=True
             ),

@@ -43,6 +43,7 @@ def parse_recipe(content: bytes, path: Path) -> Recipe:
         target_places=tuple(place for _, place in draft.targets),
         on_unsupported=draft.on_unsupported,
         calibration=draft.calibration,
+        qat=draft.qat,
         parity=draft.parity,
     )
 

@@ -217,6 +217,21 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class Training:
+    """Quantisation-aware training on the calibration text: of which layers, and how."""
+
+    layers: tuple[tuple[Pattern, Place], ...] = ()  # of the quantised ones; none: all
+    weights: bool = True  # False: scales only
+    steps: int = 200  # each sees one window of text
+    learning_rate: float = 0.01  # of weights, in steps between two integers
+    scale_rate: float = 0.001  # of scales, as a share of each
+    samples: int = 256  # texts, drawn as those of calibration
+    seed: int = 0
+    patience: int = 2  # evaluations of held-out text without gain until it stops
+    place: Place | None = None
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A whole recipe, with the text it came from."""
 
@@ -232,6 +247,7 @@ class Recipe:
     target_places: tuple[Place, ...]
     on_unsupported: OnUnsupported = "error"
     calibration: Calibration | None = None
+    qat: Training | None = None
     parity: Parity = Parity()
 
     def __post_init__(self) -> None:
