@@ -21,7 +21,7 @@ from exporter.numerics import QuantizedTensor, usable_scales
 
 # How near a weight may begin to the border of what its integer covers, in steps: it stays the integer it was given,
 # and one that calibration had moved away from its nearest is the first to move back where that helps.
-_INSIDE = 0.45
+_INSIDE = 0.49
 
 
 class _Rounded(torch.autograd.Function):

@@ -1,0 +1,85 @@
+"""Training on a tiny model: less loss than where it began, and the same integers after a kill."""
+
+import numpy as np
+import pytest
+import tiny_models
+
+from exporter.blockwise import calibration_windows
+from exporter.models.loading import open_model
+from exporter.qat.training import Settings, Training, _order
+from exporter.quantizing import QuantizedStore, quantize_layers
+from exporter.schemes import QuantScheme
+
+W4 = QuantScheme("w4", "int4", 32, activations="dynamic-int8")
+SETTINGS = Settings(
+    steps=24, learning_rate=0.02, scale_rate=0.002, warm_up=4, evaluations=4, checkpoints=5, patience=9
+)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """Model, skeleton with plain integers, windows."""
+    folder = tiny_models.llama_with_tokenizer(tmp_path_factory.mktemp("model"))
+    model = open_model(str(folder), "text-generation", folder)
+    layers = model.layers().layers
+    store = QuantizedStore(tmp_path_factory.mktemp("store"))
+    quantize_layers(model, [(layer, W4) for layer in layers], store, lambda *_: None)
+    owners = {layer.name: layer.tied_to or layer.name for layer in layers}
+    skeleton = model.skeleton(dict.fromkeys(owners, W4), lambda name: store.load(owners[name]))
+    generator = np.random.default_rng(0)
+    words = [bytes(generator.integers(97, 122, 5)).decode() for _ in range(50)]
+    texts = [" ".join(generator.choice(words, 200)) for _ in range(24)]
+    windows = calibration_windows(model.tokenizer(), texts, 64)
+    return model, skeleton, [name for name, owner in owners.items() if name == owner], windows
+
+
+def training(start, folder, settings=SETTINGS):
+    model, skeleton, layers, windows = start
+    folder.mkdir(exist_ok=True)
+    return Training(model, skeleton, layers, windows[:-4], windows[-4:], settings, folder)
+
+
+def test_the_held_out_text_loses_less(start, tmp_path):
+    run = training(start, tmp_path / "run")
+    found = run.run(lambda *_: None)
+    begun, best = run.history.held_out[0], min(run.history.held_out.values())
+    assert best < 0.8 * begun
+    assert len(run.history.losses) == 24 and list(run.history.held_out) == [0, 6, 12, 18, 24]
+    assert set(found) == set(start[2])
+    assert all(tensor.scheme == W4 for tensor in found.values())
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("step", [3, 5, 11, 24])
+def test_a_killed_run_goes_on_and_gives_the_same(start, tmp_path, step):
+    whole = training(start, tmp_path / "whole").run(lambda *_: None)
+
+    def stopping(doing, share):
+        if doing.startswith(f"step {step} "):
+            raise Killed
+
+    with pytest.raises(Killed):
+        training(start, tmp_path / "cut").run(stopping)
+    again = training(start, tmp_path / "cut").run(lambda *_: None)
+    for name, tensor in whole.items():
+        assert again[name].integers_sha256 == tensor.integers_sha256, name
+        assert again[name].scales_sha256 == tensor.scales_sha256, name
+
+
+def test_it_stops_where_nothing_is_gained(start, tmp_path):
+    wild = Settings(steps=40, learning_rate=1.0, scale_rate=0.5, warm_up=1, evaluations=8, patience=2)
+    run = training(start, tmp_path / "run", wild)
+    found = run.run(lambda *_: None)
+    assert run.history.stopped == "after step 10: 2 evaluations without gain"
+    _, skeleton, layers, _ = start
+    for name in layers:  # the best was where it began
+        assert found[name].integers_sha256 == skeleton.layers[name].load().integers_sha256
+
+
+def test_every_text_once_before_any_twice():
+    order = _order(3, 5, 12)
+    assert sorted(order[:5]) == sorted(order[5:10]) == list(range(5)) and len(order) == 12
+    assert order == _order(3, 5, 12) != _order(4, 5, 12)

@@ -1,0 +1,115 @@
+"""`qexport search` on a tiny model: what it writes is a recipe that holds what was asked for."""
+
+import json
+
+import pytest
+import tiny_jobs
+import tiny_models
+from click.testing import CliRunner
+
+from exporter.cli import cli
+from exporter.pipeline import plan_recipe
+from exporter.recipe import load_recipe
+
+RULES = '  - {match: "**", scheme: w4}\n'
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model, text, a recipe, and a cache of its own."""
+    place = tmp_path_factory.mktemp("search")
+    (place / "m").mkdir()
+    tiny_models.llama_with_tokenizer(place / "m")
+    words = tiny_jobs.TEXT.split()
+    lines = [" ".join(words[(n + i * (n % 7 + 1)) % len(words)] for i in range(150)) for n in range(12)]
+    (place / "cal.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    text = tiny_jobs.recipe_text("m", rules=RULES).replace(
+        "targets:", "calibration: {text: [cal.jsonl]}\ntargets:"
+    )
+    (place / "text.txt").write_text(tiny_jobs.TEXT)
+    (place / "r.yaml").write_text(text)
+    return place
+
+
+@pytest.fixture(autouse=True)
+def own_cache(folder, monkeypatch):
+    monkeypatch.setenv("QEXPORT_CACHE", str(folder / "cache"))
+
+
+def search(folder, *options):
+    return CliRunner().invoke(
+        cli, ["search", "--recipe", str(folder / "r.yaml"), *options], catch_exceptions=True
+    )
+
+
+def megabytes(path):
+    _, plan = plan_recipe(load_recipe(path))
+    return max(forecast.megabytes for forecast in plan.forecasts), plan.bits_per_weight
+
+
+def test_a_budget_is_kept_and_used(folder):
+    low, _ = megabytes(folder / "r.yaml")
+    found = search(folder, "--target-mb", f"{low * 1.15:.4f}", "--out", str(folder / "a.yaml"), "--json")
+    assert found.exit_code == 0, found.output
+    data = json.loads(found.stdout)
+    size, bits = megabytes(folder / "a.yaml")
+    assert low < size <= low * 1.15
+    assert size == pytest.approx(max(data["megabytes"].values()), rel=1e-6)
+    assert bits == pytest.approx(data["bits_per_weight"], rel=1e-6)
+    all_w4 = sum(s["loss"] for s in [{"loss": data["uniform"]["w4"][1]}])
+    assert data["loss"] < all_w4
+    assert data["scores"]["correlations"][data["scores"]["best"]] > 0.5
+    assert "<svg" in (folder / "a.svg").read_text()
+
+
+def test_a_second_budget_reads_the_scores(folder):
+    search(folder, "--target-bpw", "6", "--out", str(folder / "b.yaml"))
+    scores = next((folder / "cache" / "search").glob("*/scores.json"))
+    before = scores.stat().st_mtime_ns
+    found = search(folder, "--target-bpw", "5", "--out", str(folder / "c.yaml"))
+    assert found.exit_code == 0 and scores.stat().st_mtime_ns == before
+    assert megabytes(folder / "c.yaml")[1] <= 5 < megabytes(folder / "b.yaml")[1] <= 6
+    assert "rank correlation with the true KL of" in found.stdout
+
+
+def test_the_smallest_for_a_loss(folder):
+    search(folder, "--target-bpw", "6", "--out", str(folder / "d.yaml"), "--force")
+    found = search(folder, "--max-kl", "0.5", "--out", str(folder / "e.yaml"), "--json")
+    data = json.loads(found.stdout)
+    assert data["loss"] <= 0.5
+    curve = [loss for size, loss in data["curve"] if size < max(data["megabytes"].values()) * 0.97]
+    assert all(loss > 0.5 for loss in curve)  # nothing smaller does
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--target-mb", "0.01"), "--target-mb 0.01: with the schemes of this recipe the least is 0."),
+        (
+            ("--target-bpw", "3"),
+            "--target-bpw 3: with the schemes of this recipe the least is 4.500 bits a weight;",
+        ),
+        (("--max-kl", "0"), "--max-kl 0: with the schemes of this recipe the least predicted is 0."),
+        (
+            ("--target-mb", "500"),
+            "MB, which fits as it is; use `scheme: float` for every layer, or ask for less",
+        ),
+        ((), "give one of --target-mb, --target-bpw, --max-kl"),
+        (("--target-mb", "1", "--max-kl", "1"), "give one of --target-mb, --target-bpw, --max-kl"),
+    ],
+)
+def test_what_cannot_be(folder, options, message):
+    found = search(folder, *options, "--out", str(folder / "never.yaml"))
+    assert found.exit_code != 0
+    assert message in (str(found.exception) + found.output).replace("\n", " ")
+    assert not (folder / "never.yaml").exists()
+
+
+def test_a_recipe_that_is_there_stays(folder):
+    (folder / "mine.yaml").write_text("mine")
+    found = search(folder, "--target-bpw", "5", "--out", str(folder / "mine.yaml"))
+    assert (
+        found.exit_code == 2
+        and "is there already; name another with --out, or replace it with --force" in found.output
+    )
+    assert (folder / "mine.yaml").read_text() == "mine"
