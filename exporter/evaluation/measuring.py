@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from exporter import __version__
 from exporter.artifacts import changed_files, read_manifest
 from exporter.backends import CPUS, get_backend
-from exporter.errors import ArtifactError, PlanError, RecipeError
+from exporter.errors import ArtifactError, PlanError
 from exporter.evaluation.choices import measure_choices
 from exporter.evaluation.code import measure_code
 from exporter.evaluation.floats import FloatSide
@@ -28,7 +28,7 @@ from exporter.models.causal_lm import CausalLM
 from exporter.models.loading import open_model
 from exporter.numerics import QuantizedTensor
 from exporter.plan import QuantPlan
-from exporter.recipe import Recipe, parse_recipe
+from exporter.recipe import Recipe
 
 Suite = Callable[[Session], dict[str, list[Figure]]]
 SUITES: Mapping[str, Suite] = {
@@ -150,23 +150,18 @@ def _runtimes(folder: Path, plan: QuantPlan, wanted: tuple[str, ...]) -> list[st
 
 
 def _model(folder: Path, manifest: Mapping[str, Any], recipe: Recipe | None, source: str | None) -> CausalLM:
-    """The float model. Raises ArtifactError where its weights are not those that the artifact was made of."""
-    if recipe is None:
-        try:
-            recipe = parse_recipe(manifest["summary"]["recipe"]["text"].encode(), Path("recipe.yaml"))
-        except RecipeError as problem:  # most likely a text file that lies elsewhere
-            raise ArtifactError(
-                f"{folder}: its own recipe cannot be followed from this folder; pass it with --recipe R\n{problem}"
-            ) from None
-    chosen = recipe.model if source is None else replace(recipe.model, source=source)
-    model = open_model(chosen.source, "text-generation", recipe.path.parent)
+    """The float model: where `source`, the recipe or the manifest says. Raises ArtifactError where its weights are not
+    those that the artifact was made of."""
+    place = recipe.path.parent if recipe else Path()
+    chosen = source or (recipe.model.source if recipe else str(manifest["summary"]["model"]["source"]))
+    model = open_model(chosen, "text-generation", place)
     assert isinstance(model, CausalLM)
     identities: tuple[Mapping[str, Any], ...] = (manifest["summary"]["model"], model.identity())
     # a file may have another name by now
     made_of, own = (sorted(identity["weights_sha256"].values()) for identity in identities)
     if own != made_of:
         raise ArtifactError(
-            f"{folder}: was made of other weights than those of {chosen.source!r}; name its model with --model M"
+            f"{folder}: was made of other weights than those of {chosen!r}; name its model with --model M"
         )
     return model
 

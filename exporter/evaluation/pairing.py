@@ -30,17 +30,27 @@ def paired_interval(
     if n < FEWEST:
         return None, f"{n} items are too few for an interval, {FEWEST} are the fewest"
     if np.array_equal(reference, candidate) and weights is None:
-        most = 1 - 0.05 ** (1 / n)
-        return (-most, most), "no item differs; the interval is what may have been missed"
+        return (-_missed(n), _missed(n)), "no item differs; the interval is what may have been missed"
     return bootstrap_difference(reference, candidate, weights, seed), ""
 
 
-def own_interval(values: Float64Array, seed: int, weights: Float64Array | None = None) -> Sure:
-    """The same for a figure that compares the two itself: its mean, or sum of values over sum of weights."""
+def own_interval(
+    values: Float64Array, seed: int, weights: Float64Array | None = None, share: bool = False
+) -> Sure:
+    """The same for a figure that compares the two itself: its mean, or sum of values over sum of weights.
+
+    `share`: of a share, 0 to 1, of which none was found, the interval ends where items with any may have been missed.
+    """
     n = len(values)
     if n < FEWEST:
         return None, f"{n} items are too few for an interval, {FEWEST} are the fewest"
+    if share and not values.any():
+        return (0.0, _missed(n)), "none was found; the interval is what may have been missed"
     return bootstrap_difference(np.zeros(n), values, weights, seed), ""
+
+
+def _missed(n: int) -> float:
+    return float(1 - 0.05 ** (1 / n))
 
 
 def joined(*remarks: str) -> str:

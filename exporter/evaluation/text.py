@@ -91,7 +91,7 @@ def _of_group(found: Sequence[Positions], group: str | None, how: str, seed: int
     file_nll = np.concatenate([one.candidate_nll for one in found])
     flipped = np.array([np.count_nonzero(~one.same) for one in found], np.float64)
     kl_interval, kl_remark = own_interval(np.array([one.kl.sum() for one in found]), seed, counts)
-    flip_interval, flip_remark = own_interval(flipped, seed, counts)
+    flip_interval, flip_remark = own_interval(flipped, seed, counts, share=True)
     mean, half = float((file_nll - float_nll).mean()), paired_half_width(file_nll - float_nll)
     ratio_interval = None if half is None else (_exp(mean - half), _exp(mean + half))
     places = f"{len(kl)} positions"

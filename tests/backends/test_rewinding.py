@@ -8,31 +8,9 @@ import pytest
 from exporter.backends import get_backend
 
 
-@pytest.fixture(scope="module")
-def sliding_job(tmp_path_factory):
-    """A model with windows of 8 tokens, in both runtimes; contexts longer than window and piece."""
-    from tiny_jobs import ended, started, write_recipe
-    from tiny_models import _byte_tokenizer, gemma
-
-    place = tmp_path_factory.mktemp("sliding")
-    vocabulary = _byte_tokenizer(place / "model")
-    gemma(
-        head_dim=32,
-        query_pre_attn_scalar=32,
-        sliding_window=8,
-        max_position_embeddings=1024,
-        vocab_size=vocabulary + 6,
-    ).save_pretrained(place / "model")
-    targets = "[{backend: onnxruntime, min_runtime: '1.29', max_context: 700}, {backend: executorch, max_context: 700}]"
-    recipe = write_recipe(place, place / "model", targets=targets)
-    done = ended(started("--recipe", recipe, "--out", place / "out", cache=place / "cache"))
-    assert done.code == 0, done.err
-    return place / "out"
-
-
 @pytest.mark.parametrize("name", ["onnxruntime", "executorch"])
 def test_a_rewound_cache_gives_what_a_fresh_one_gives(tiny_job, sliding_job, name):
-    for folder in (tiny_job[1], sliding_job):
+    for folder in (tiny_job[1], sliding_job[1]):
         runner = get_backend(name).open_text(folder / name)
         start, first, second = [5, 9, 3, 30, 41, 7, 8, 60, 17, 20, 33, 2, 90], [12] * 20, [77, 4, 55]
         runner.reset()
@@ -49,7 +27,7 @@ def test_a_rewound_cache_gives_what_a_fresh_one_gives(tiny_job, sliding_job, nam
 
 
 def test_executorch_refuses_to_go_back_further_than_its_ring_holds(sliding_job):
-    runner = get_backend("executorch").open_text(sliding_job / "executorch")
+    runner = get_backend("executorch").open_text(sliding_job[1] / "executorch")
     start, second = list(range(10, 40)), [77, 4, 55]
     runner.forward(start)
     runner.mark()
