@@ -9,27 +9,8 @@ from typing import Any
 
 from exporter.samples.shares import LANGUAGES, share_of
 
-WORDS = [
-    "the",
-    "boat",
-    "lay",
-    "still",
-    "under",
-    "grey",
-    "morning",
-    "fog",
-    "and",
-    "nobody",
-    "on",
-    "deck",
-    "said",
-    "a",
-    "word",
-    "about",
-    "storms",
-    "from",
-    "west",
-]
+SENTENCE = "the boat lay still under grey morning fog and nobody on deck said a word about storms from west"
+WORDS = SENTENCE.split()
 
 
 def write_sets(data: Path) -> None:
