@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from exporter.evaluation.scorecard import Figure
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 720, 240, 52, 34, 14, 130
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 720, 220, 64, 34, 14, 110
 _COLOURS = ("var(--blue)", "var(--red)", "var(--green)")
 
 

@@ -90,7 +90,11 @@ def drift_figures(found: Sequence[Positions], how: str, seed: int) -> list[Figur
     slopes = 1000 * (kl[:, settled] @ x) / float(x @ x)  # nats per 1,000 tokens, of each text
     half = paired_half_width(slopes) if len(slopes) >= 5 else None
     mean = float(slopes.mean())
-    remark = f"{len(found)} texts are too few for an interval, 5 are the fewest" if half is None else ""
+    remark = (
+        f"{len(found)} texts are too few for an interval, 5 are the fewest"
+        if half is None
+        else "Student's t over the texts"
+    )
     figures.insert(
         0,
         figure(

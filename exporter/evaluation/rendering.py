@@ -15,7 +15,7 @@ from exporter.evaluation.charts import position_chart
 from exporter.evaluation.scorecard import DIMENSIONS, Figure, Scorecard
 from exporter.report import environment
 
-_UNITS = {"nats", "bits", "nats per 1,000 tokens"}
+_UNITS = {"nats", "nats per 1,000 tokens"}
 _SHARES = ("accuracy", "refusals", "flips", "answers changed")
 _BY_POSITION = "KL by position"
 
@@ -47,24 +47,36 @@ def write_pages(scorecard: Scorecard, out: Path) -> Path:
     return page
 
 
-def rows_of(scorecard: Scorecard, dimension: str, grouped: bool) -> list[Row]:
-    """The figures of a dimension side by side: those over everything, or those of one language at a time."""
+def rows_of(scorecard: Scorecard, dimension: str) -> list[Row]:
+    """The figures of a dimension side by side, but those that have a table or a picture of their own."""
     found: dict[tuple[str, str | None, str], list[Figure | None]] = {}
     for place, scores in enumerate(scorecard.runtimes):
         for figure in getattr(scores, dimension):
-            if _is_detail(figure) == grouped and figure.name != _BY_POSITION:
+            if not _of_language(figure) and figure.name != _BY_POSITION:
                 key = (figure.name, figure.group, figure.suite)
                 found.setdefault(key, [None] * len(scorecard.runtimes))[place] = figure
-    return [Row(_title(name, group), tuple(figures)) for (name, group, _), figures in found.items()]
+    return [Row(_title(figures), tuple(figures)) for figures in found.values()]
 
 
-def _is_detail(figure: Figure) -> bool:
-    """Of one language, of which there are nine."""
+def languages_of(scorecard: Scorecard) -> dict[str, list[dict[str, Figure]]]:
+    """Language -> for each runtime, the text suite's figures by name."""
+    found: dict[str, list[dict[str, Figure]]] = {}
+    for place, scores in enumerate(scorecard.runtimes):
+        for figure in filter(_of_language, scores.quality):
+            own = found.setdefault(str(figure.group), [{} for _ in scorecard.runtimes])
+            own[place][figure.name] = figure
+    return found
+
+
+def _of_language(figure: Figure) -> bool:
     return figure.suite == "text" and figure.group is not None
 
 
-def _title(name: str, group: str | None) -> str:
-    return name if group is None else f"{name}, {group}"
+def _title(figures: Sequence[Figure | None]) -> str:
+    """`mean KL of HumanEval, nats`."""
+    figure = next(figure for figure in figures if figure is not None)
+    of_group = f" ({figure.group})" if figure.group else ""
+    return figure.name + of_group + (f", {figure.unit}" if figure.unit in _UNITS else "")
 
 
 def shown(figure: Figure, value: float, sign: bool = False) -> str:
@@ -73,10 +85,14 @@ def shown(figure: Figure, value: float, sign: bool = False) -> str:
     if figure.name.startswith(_SHARES):
         return f"{100 * value:{plus}.1f} %"
     if figure.unit in ("MB", "tokens/s", "mJ/token"):
-        return f"{value:{plus},.1f} {figure.unit}"
+        return f"{value:{plus},.{1 if abs(value) >= 10 else 2}f} {figure.unit}"
     if figure.unit == "s":
         return f"{value:{plus}.3f} s"
-    return f"{value:{plus}.4f}" if figure.unit in _UNITS or abs(value) < 100 else f"{value:{plus},.1f}"
+    return (
+        f"{value:{plus}.4f}"
+        if figure.unit in (*_UNITS, "bits") or abs(value) < 100
+        else f"{value:{plus},.1f}"
+    )
 
 
 def interval(figure: Figure) -> str:
@@ -93,19 +109,30 @@ def difference(figure: Figure) -> str:
     return "" if figure.difference is None else shown(figure, figure.difference, sign=True)
 
 
+def remarks(scorecard: Scorecard, row: Row) -> list[str]:
+    """What is to be said of a figure, once where it is the same for every runtime."""
+    found = {
+        scores.runtime: figure.remark
+        for scores, figure in zip(scorecard.runtimes, row.figures, strict=True)
+        if figure is not None and figure.remark
+    }
+    if len(set(found.values())) == 1 and len(found) == len(row.figures):
+        return list(found.values())[:1]
+    return [f"{runtime}: {remark}" for runtime, remark in found.items()]
+
+
 def render_page(scorecard: Scorecard) -> str:
     """The page as text. Equal scorecards give equal bytes."""
     pages = environment()
-    pages.globals.update(shown=shown, interval=interval, difference=difference)
+    pages.globals.update(shown=shown, interval=interval, difference=difference, remarks=remarks)
     curves = {
         scores.runtime: [figure for figure in scores.quality if figure.name == _BY_POSITION]
         for scores in scorecard.runtimes
     }
     return pages.get_template("evaluation.html.j2").render(
         card=scorecard,
-        dimensions=[
-            (name, rows_of(scorecard, name, False), rows_of(scorecard, name, True)) for name in DIMENSIONS
-        ],
+        dimensions=[(name, rows_of(scorecard, name)) for name in DIMENSIONS],
+        languages=languages_of(scorecard),
         hows=_hows(scorecard),
         curve=position_chart(curves) if any(curves.values()) else None,
     )
@@ -118,7 +145,7 @@ def _hows(scorecard: Scorecard) -> list[tuple[str, str]]:
         for figure in scores:
             title = (
                 figure.name
-                if figure.group is None or _is_detail(figure)
+                if figure.group is None or _of_language(figure)
                 else f"{figure.name} ({figure.group})"
             )
             names = found.setdefault(figure.how, [])
@@ -133,7 +160,7 @@ def render_scorecard(scorecard: Scorecard) -> RenderableType:
     """For the terminal: figures over everything, by dimension, then what to know of them."""
     parts: list[RenderableType] = []
     for dimension in DIMENSIONS:
-        rows = rows_of(scorecard, dimension, False)
+        rows = rows_of(scorecard, dimension)
         if rows:
             parts += [_table(scorecard, dimension, rows), Text()]
     for note in scorecard.notes:

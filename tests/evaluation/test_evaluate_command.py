@@ -58,7 +58,7 @@ def test_the_default_place_is_beside_the_folder_and_the_table_is_for_a_person(sl
     )
     beside = Path(f"{sliding_job[1]}.evaluation.json")
     assert beside.is_file() and beside.with_suffix(".html").is_file()
-    assert "bits per byte, HumanEval" in done.stdout
+    assert "bits per byte (HumanEval)" in done.stdout
     assert "onnxruntime" in done.stdout and "executorch" in done.stdout
 
 
