@@ -328,7 +328,11 @@ def bench(
 @_model_option
 @click.option("--suites", type=Names(), help="Only these, with commas between.  [default: all]")
 @click.option("--no-speed", is_flag=True, help="All but the speed suite, which wants a quiet machine.")
-@click.option("--items", type=click.IntRange(1), help="Of each suite.  [default: each its own, minutes]")
+@click.option(
+    "--items",
+    type=click.IntRange(1),
+    help="Of each suite, long texts a quarter of it.  [default: each its own, minutes]",
+)
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Which examples are drawn."
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import dataclass
 
 from exporter.errors import QexportError
@@ -18,7 +19,7 @@ class EvaluationSettings:
     """Raises QexportError for a suite that is not known, or for less than one item."""
 
     suites: tuple[str, ...] = SUITES
-    items: int | None = None  # of each suite; None: DEFAULT_ITEMS
+    items: int | None = None  # of each suite, long texts a quarter of it; None: DEFAULT_ITEMS
     seed: int = 0  # which examples are drawn, and the resamples of intervals
     context: int = 2048  # tokens of a long text, at most
     answer_tokens: int = 32  # generated for each request of the safety suite
@@ -41,5 +42,7 @@ class EvaluationSettings:
                 raise QexportError(f"{name}: {value} is too small; {least} is the least")
 
     def count(self, suite: str) -> int:
-        """Items of a suite."""
-        return DEFAULT_ITEMS[suite] if self.items is None else self.items
+        """Items of a suite; of long texts a quarter, since each is as long as four windows."""
+        if self.items is None:
+            return DEFAULT_ITEMS[suite]
+        return math.ceil(self.items / 4) if suite == "long-context" else self.items

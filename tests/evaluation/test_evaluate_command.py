@@ -37,7 +37,7 @@ def test_it_writes_a_scorecard_and_a_page(sliding_job, sets, tmp_path):
     assert done.exit_code == 0
     card = Scorecard.from_json(json.loads(done.stdout))
     assert json.loads(out.read_text()) == card.to_json()
-    assert card.settings["items"] == {"code": 6, "long-context": 6}
+    assert card.settings["items"] == {"code": 6, "long-context": 2}
     assert "code: executorch" in done.stderr
     page = out.with_suffix(".html").read_text()
     assert page == render_page(card)
