@@ -59,7 +59,31 @@ def measure(
     cannot be compared; QexportError: data that is not fetched; SourceError: the model is not to be found.
     """
     settings = settings or EvaluationSettings()
-    session = open_session(folder, settings, recipe, source, progress)
+    manifest = read_manifest(folder)
+    plan = _language_plan(folder, manifest)
+    _check_runtimes(folder, plan, settings)
+    notes = [
+        f"{path.name}: changed since the export; measured as it is now"
+        for path in changed_files(folder, manifest)
+    ]
+    return measure_files(
+        folder, plan, _model(folder, manifest, recipe, source), settings, progress, tuple(notes)
+    )
+
+
+def measure_files(
+    folder: Path,
+    plan: QuantPlan,
+    model: CausalLM,
+    settings: EvaluationSettings,
+    progress: Progress,
+    notes: tuple[str, ...] = (),
+) -> Scorecard:
+    """The same for a job that has plan and model at hand and has written the files, but no manifest yet: every
+    suite but speed, which wants a finished folder."""
+    _check_runtimes(folder, plan, settings)
+    session = _opened(folder, plan, model, settings, progress)
+    session.notes += notes
     found: dict[str, list[Figure]] = {name: [] for name in session.runners}
     for name in [name for name in SUITES if name in settings.suites]:
         started = time.perf_counter()
@@ -74,7 +98,7 @@ def measure(
         session.notes.append(f"the float model's results were there from a run before: {suites}")
     return Scorecard(
         artifact=folder.resolve().name,
-        recipe=session.plan.recipe,
+        recipe=plan.recipe,
         model=session.floats.identity,
         runtimes=tuple(RuntimeScores.of(name, figures) for name, figures in found.items()),
         settings={
@@ -87,23 +111,19 @@ def measure(
     )
 
 
-def open_session(
-    folder: Path, settings: EvaluationSettings, recipe: Recipe | None, source: str | None, progress: Progress
+def _opened(
+    folder: Path, plan: QuantPlan, model: CausalLM, settings: EvaluationSettings, progress: Progress
 ) -> Session:
-    """The artifact's runtimes and its float model, ready to be asked. Raises as measure does."""
-    manifest = read_manifest(folder)
-    plan = _language_plan(folder, manifest)
-    names = _runtimes(folder, plan, settings.runtimes)
-    notes = [
-        f"{path.name}: changed since the export; measured as it is now"
-        for path in changed_files(folder, manifest)
-    ]
-    model = _model(folder, manifest, recipe, source)
+    """The artifact's runtimes and its float model, ready to be asked."""
     tokenizer = model.tokenizer()
     skeleton = model.skeleton({layer.name: layer.scheme for layer in plan.layers}, _no_integers)
     room = VerifyRoom.for_layers(plan.layers)
     progress("opening", 0.0)
-    runners = {name: get_backend(name).open_text(folder / get_backend(name).folder) for name in names}
+    runners = {
+        name: get_backend(name).open_text(folder / get_backend(name).folder)
+        for name in (forecast.target.key for forecast in plan.forecasts)
+        if not settings.runtimes or name in settings.runtimes
+    }
     ends = skeleton.config.eos_token_id
     return Session(
         folder=folder,
@@ -115,7 +135,6 @@ def open_session(
         runners=runners,
         room=room,
         progress=progress,
-        notes=notes,
     )
 
 
@@ -134,19 +153,20 @@ def _language_plan(folder: Path, manifest: Mapping[str, Any]) -> QuantPlan:
     return plan
 
 
-def _runtimes(folder: Path, plan: QuantPlan, wanted: tuple[str, ...]) -> list[str]:
+def _check_runtimes(folder: Path, plan: QuantPlan, settings: EvaluationSettings) -> None:
+    """Refuse what the folder does not hold, and what takes minutes for a token."""
     held = [forecast.target.key for forecast in plan.forecasts]
-    for name in wanted:
+    for name in settings.runtimes:
         if name not in held:
             raise ArtifactError(f"{folder}: holds no {name}, only {', '.join(held)}")
-    names = [name for name in held if not wanted or name in wanted]
-    npus = [name for name in names if name not in CPUS]
+    npus = [
+        name for name in held if name not in CPUS and (not settings.runtimes or name in settings.runtimes)
+    ]
     if npus:
         raise ArtifactError(
             f"{folder}: is compiled for NPUs ({', '.join(npus)}), whose simulators take minutes for a token; evaluate "
             "an artifact of the same recipe for the CPU"
         )
-    return names
 
 
 def _model(folder: Path, manifest: Mapping[str, Any], recipe: Recipe | None, source: str | None) -> CausalLM:

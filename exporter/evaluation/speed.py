@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from exporter.artifacts import read_manifest, target_bytes
+from exporter.backends import get_backend
 from exporter.benching import bench_artifact, weight_bytes_per_token
 from exporter.benchmarks.figures import Spread
 from exporter.benchmarks.results import BenchSettings, RuntimeBench
@@ -56,7 +56,7 @@ def _figures(runtime: RuntimeBench, how: str) -> list[Figure]:
 
 def footprint(session: Session) -> dict[str, list[Figure]]:
     """What needs no run: size of the files, of the KV cache, and the estimate of energy, beside the float model's."""
-    plan, manifest = session.plan, read_manifest(session.folder)
+    plan = session.plan
     products = products_per_token(plan)
     found: dict[str, list[Figure]] = {}
     for forecast in plan.forecasts:
@@ -64,7 +64,8 @@ def footprint(session: Session) -> dict[str, list[Figure]]:
         if name not in session.runners:
             continue
         cache = forecast.cache_bytes * PAST / forecast.target.max_context
-        file_bytes = target_bytes(manifest["summary"]["targets"][name])
+        own = (session.folder / get_backend(name).folder).glob("model.*")
+        file_bytes = sum(path.stat().st_size for path in own)
         ours = energy_per_token(weight_bytes_per_token(plan, forecast) + cache, *products)
         float_bytes = FLOAT_BYTES * (sum(products) + plan.other_parameters) + cache
         theirs = energy_per_token(float_bytes, 0, sum(products))

@@ -15,7 +15,7 @@ from exporter.backends import get_backend
 from exporter.errors import ArtifactError, QexportError
 from exporter.evaluation.choices import hellaswag
 from exporter.evaluation.items import continued, drawn, rows_of
-from exporter.evaluation.measuring import measure, open_session
+from exporter.evaluation.measuring import measure, measure_files
 from exporter.evaluation.scorecard import Scorecard
 from exporter.evaluation.settings import EvaluationSettings
 
@@ -184,6 +184,25 @@ def test_the_second_artifact_of_a_model_does_not_run_it_again(evaluated, its_cac
     assert "the float model's results were there from a run before: text, safety" in again.notes
 
 
+def test_a_job_can_measure_before_its_manifest_is_written(evaluated, its_cache, tmp_path):
+    from pathlib import Path
+
+    from exporter.models.loading import open_model
+    from exporter.plan import QuantPlan
+
+    folder = tmp_path / "sliding"
+    shutil.copytree(evaluated[1], folder, ignore=shutil.ignore_patterns("manifest.json"))
+    plan = QuantPlan.from_json(json.loads((folder / "plan.json").read_text()))
+    model = open_model(str(evaluated[0]), "text-generation", Path())
+    card = measure_files(folder, plan, model, EvaluationSettings(("code",), 20), lambda what, share: None)
+    for name in RUNTIMES:
+        for figure in ("bits per byte", "mean KL"):
+            assert card.find(name, figure, "HumanEval") == evaluated[3].find(name, figure, "HumanEval")
+        size = card.find(name, "model files").value
+        summary = json.loads((evaluated[1] / "manifest.json").read_text())["summary"]
+        assert size == summary["targets"][name]["model_bytes"] / 1e6
+
+
 def test_other_seeds_draw_other_examples(evaluated, its_cache):
     settings = EvaluationSettings(("code",), 10, seed=1, runtimes=("onnxruntime",))
     figure = measure(evaluated[1], settings).find("onnxruntime", "bits per byte", "HumanEval")
@@ -227,9 +246,7 @@ def test_what_is_too_long_for_the_context_is_left_out_and_said(tiny_job, evaluat
 
 def test_other_weights_than_the_artifacts_are_refused(sliding_job, tiny_checkpoint, tmp_path):
     with pytest.raises(ArtifactError, match="was made of other weights than those of"):
-        open_session(
-            sliding_job[1], EvaluationSettings(), None, str(tiny_checkpoint), lambda what, share: None
-        )
+        measure(sliding_job[1], source=str(tiny_checkpoint))
     manifest = tmp_path / "copy" / "manifest.json"
     manifest.parent.mkdir()
     shutil.copy(sliding_job[1] / "manifest.json", manifest)
