@@ -20,7 +20,7 @@ import click
 
 from exporter import __version__
 from exporter.errors import QexportError, first_line
-from exporter.options import Bytes, Counts
+from exporter.options import Bytes, Counts, Names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -320,6 +320,67 @@ def bench(
         click.echo(json.dumps(result.to_json(), indent=1))
     else:
         _console(stderr=False).print(render_bench(result))
+
+
+@cli.command()
+@click.argument("artifact", type=_PATH)
+@_recipe_option
+@_model_option
+@click.option("--suites", type=Names(), help="Only these, with commas between.  [default: all]")
+@click.option("--no-speed", is_flag=True, help="All but the speed suite, which wants a quiet machine.")
+@click.option(
+    "--items",
+    type=click.IntRange(1),
+    help="Of each suite, long texts a quarter of it.  [default: 9 to 50]",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Which examples are drawn."
+)
+@click.option(
+    "--context",
+    type=click.IntRange(256),
+    default=2048,
+    show_default=True,
+    help="Tokens of a long text, at most.",
+)
+@click.option("--runtime", multiple=True, metavar="NAME", help="Only this one; may be repeated.")
+@click.option(
+    "--out", "-o", type=_PATH, metavar="FILE", help="The scorecard.  [default: DIR.evaluation.json]"
+)
+@_json_option
+def evaluate(
+    artifact: Path,
+    recipe: Path | None,
+    model: str | None,
+    suites: tuple[str, ...] | None,
+    no_speed: bool,
+    items: int | None,
+    seed: int,
+    context: int,
+    runtime: tuple[str, ...],
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure the files of ARTIFACT, a language model, against the float model: text in nine languages, multiple-choice
+    questions, code, refusals, long texts, speed. Writes a scorecard as JSON and a page beside it."""
+    from exporter.evaluation.measuring import measure
+    from exporter.evaluation.rendering import render_scorecard, write_pages
+    from exporter.evaluation.settings import SUITES, EvaluationSettings
+    from exporter.progress import Stages, in_words
+
+    asked = tuple(name for name in suites or SUITES if not (no_speed and name == "speed"))
+    settings = EvaluationSettings(asked, items, seed, context, runtimes=tuple(dict.fromkeys(runtime)))
+    own = _load(recipe, None) if recipe else None
+    out = out or Path(f"{artifact.resolve()}.evaluation.json")
+    console = _console()
+    with Stages(console).stage("evaluate") as progress:
+        scorecard = measure(artifact, settings, own, model, in_words(progress, console))
+    page = write_pages(scorecard, out)
+    console.print(f"written: {out}, {page.name}", soft_wrap=True)
+    if as_json:
+        click.echo(json.dumps(scorecard.to_json(), indent=1))
+    else:
+        _console(stderr=False).print(render_scorecard(scorecard))
 
 
 @cli.command()

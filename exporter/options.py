@@ -38,3 +38,17 @@ class Counts(click.ParamType[tuple[int, ...]]):
         if not all(part.isdigit() and int(part) > 0 for part in parts):
             self.fail(f"{value!r} is not a list of numbers above zero such as 16,128,512", param, ctx)
         return tuple(map(int, parts))
+
+
+class Names(click.ParamType[tuple[str, ...]]):
+    """`text,code`: names with commas between; who takes them knows which there are."""
+
+    name = "NAME,NAME,…"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Each name once; a default may be them already."""
+        if isinstance(value, tuple):
+            return value
+        return tuple(dict.fromkeys(part.strip() for part in str(value).split(",") if part.strip()))

@@ -56,3 +56,18 @@ class Stages:
             console=self.console,
             transient=True,
         )
+
+
+def in_words(report: Report, console: Console) -> Report:
+    """The same, with a line for each thing that begins where there is no bar: of a stage that takes minutes."""
+    if console.is_terminal:
+        return report
+    said: list[str] = []
+
+    def told(doing: str, share: float) -> None:
+        if doing not in said[-1:]:
+            said.append(doing)
+            console.print(f"  {doing}", highlight=False)
+        report(doing, share)
+
+    return told

@@ -86,7 +86,7 @@ def render_report(data: Mapping[str, Any]) -> str:
     bars += [SizeBar(f"after: {row.name}", row.after_bytes, "after") for row in rows]
     coverage = Coverage.from_json(data["coverage"]) if data.get("coverage") else None
     tasks = TaskReport.from_json(data["tasks"]) if data.get("tasks") else None
-    page = _environment().get_template("report.html.j2")
+    page = environment().get_template("report.html.j2")
     return page.render(
         data=data,
         plan=plan,
@@ -110,7 +110,8 @@ def render_report(data: Mapping[str, Any]) -> str:
     )
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Of every page: exporter/templates, and the filters that put numbers into words."""
     environment = Environment(
         loader=PackageLoader("exporter", "templates"),
         autoescape=True,

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import argparse
 import base64
+import csv
 import fnmatch
+import gzip
 import hashlib
 import json
 import os
@@ -229,6 +231,49 @@ def _topic(seed: Mapping[str, Any]) -> dict[str, str]:
     return {"topic": str(categories[0])} if categories else {}
 
 
+def questions(members: Members, entry: Entry, out: Path) -> None:
+    """YAML files of conversations -> prompts.jsonl: first lines that ask something, each once."""
+    import yaml
+
+    rows: dict[str, dict[str, str]] = {}
+    for _, content in members:
+        corpus = yaml.load(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        for first, *_rest in corpus["conversations"]:
+            text = " ".join(str(first).split())
+            if text.endswith("?"):
+                rows.setdefault(text, {"text": text, "language": "en", "topic": str(corpus["categories"][0])})
+    write_rows(out / "prompts.jsonl", list(rows.values()))
+
+
+def judged_answers(members: Members, entry: Entry, out: Path) -> None:
+    """CSV files of answers that people judged -> answers.jsonl with `refused`, true or false."""
+    rows = []
+    for _, content in members:
+        table = csv.DictReader(dropped_comments(content.decode("utf-8-sig").splitlines(keepends=True)))
+        rows += [
+            {
+                "text": row["assistant_response"],
+                "objective": row["objective"],
+                "refused": row["human_score"] == "1",
+            }
+            for row in table
+        ]
+    write_rows(out / "answers.jsonl", rows)
+
+
+def dropped_comments(lines: list[str]) -> list[str]:
+    """Without the comments before a table's head; a line of an answer may begin with # too."""
+    first = next(number for number, line in enumerate(lines) if not line.startswith("#"))
+    return lines[first:]
+
+
+def lines(members: Members, entry: Entry, out: Path) -> None:
+    """A jsonl file, gzipped or not, as it is -> items.jsonl."""
+    for name, content in members:
+        text = gzip.decompress(content) if name.endswith(".gz") else content
+        write_rows(out / "items.jsonl", [json.loads(line) for line in text.splitlines() if line.strip()])
+
+
 READERS: dict[str, Callable[[Members, Entry, Path], None]] = {
     reader.__name__: reader
     for reader in (
@@ -240,6 +285,9 @@ READERS: dict[str, Callable[[Members, Entry, Path], None]] = {
         transcribed_speech,
         known_speech,
         prompts,
+        questions,
+        judged_answers,
+        lines,
     )
 }
 

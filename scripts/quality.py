@@ -6,15 +6,13 @@
 The first argument is the reference, a folder in Hugging Face's layout (scripts/permute.py); the others are folders that
 qexport wrote from it. Two articles of each language's test share, windows of 512 tokens, the second half of each
 scored. One row for each runtime's file: bytes of all its model's files, mean and 99th percentile of the KL divergence
-to the float reference in nats, same most likely token, perplexity ratio. Articles are split by the sha256 of
-their text: 70 % for calibration, 15 % for development, 15 % for this test, which nothing else reads.
+to the float reference in nats, same most likely token, perplexity ratio. Articles are split as
+exporter/samples/shares.py says: 70 % for calibration, 15 % for development, 15 % for this test.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,31 +21,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from exporter.folders import data_folder, fetch_hint
+from exporter.errors import QexportError
+from exporter.samples.shares import LANGUAGES, SHARES, articles
 
 if TYPE_CHECKING:
     from exporter.backends.base import TextRunner
 
-LANGUAGES = ("de", "en", "es", "fr", "it", "nl", "pl", "pt", "ru")
-SHARES = {
-    "calibration": range(179),
-    "development": range(179, 217),
-    "test": range(217, 256),
-}  # of a hash's first byte
 WINDOW, SCORED = 512, 256
 Logits = NDArray[np.float32]
-
-
-def articles(language: str, share: str) -> Iterator[str]:
-    """Texts of one language and share, in the file's order."""
-    path = data_folder() / "wikipedia" / f"{language}.jsonl"
-    if not path.is_file():
-        sys.exit(f"{path}: not there{fetch_hint(path)}")
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            text = str(json.loads(line)["text"])
-            if hashlib.sha256(text.encode()).digest()[0] in SHARES[share]:
-                yield text
 
 
 def windows(tokenizer: object, texts: Sequence[str], each: int) -> list[list[int]]:
@@ -102,11 +83,14 @@ def main() -> None:
     from exporter.parity import LogitComparison
 
     tokenizer = AutoTokenizer.from_pretrained(arguments.reference)
-    texts = [
-        text
-        for language in LANGUAGES
-        for text, _ in zip(articles(language, arguments.share), range(arguments.articles), strict=False)
-    ]
+    try:
+        texts = [
+            text
+            for language in LANGUAGES
+            for text, _ in zip(articles(language, arguments.share), range(arguments.articles), strict=False)
+        ]
+    except QexportError as problem:
+        sys.exit(str(problem))
     found = windows(tokenizer, texts, arguments.windows)
     subjects = {}
     for folder in arguments.artifacts:

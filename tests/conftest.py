@@ -86,6 +86,22 @@ def tiny_job(tiny_checkpoint, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def sliding_job(tmp_path_factory):
+    """A model with sliding windows and a context of 1,200 tokens in both runtimes: (checkpoint, output folder)."""
+    from tiny_jobs import ended, started, write_recipe
+    from tiny_models import sliding_with_tokenizer
+
+    place = tmp_path_factory.mktemp("sliding_job")
+    model = sliding_with_tokenizer(place / "model")
+    both = "[{backend: onnxruntime, min_runtime: '1.29', max_context: 1200}, {backend: executorch, max_context: 1200}]"
+    recipe = write_recipe(place, model, targets=both)
+    folder = place / "out" / "sliding"
+    done = ended(started("--recipe", recipe, "--out", folder, cache=place / "cache"))
+    assert done.code == 0, done.err
+    return model, folder
+
+
+@pytest.fixture(scope="session")
 def task_job(tmp_path_factory):
     """task_job(task): the finished job of task_jobs.py, made once."""
     from functools import cache

@@ -83,6 +83,22 @@ def gemma_checkpoint(folder: Path) -> Path:
     return folder
 
 
+def sliding_with_tokenizer(folder: Path) -> Path:
+    """Windows of 8 in a context of 1,200, with the byte-level tokenizer and a chat template."""
+    vocabulary = _byte_tokenizer(folder)
+    ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    gemma(
+        head_dim=32,
+        query_pre_attn_scalar=32,
+        sliding_window=8,
+        max_position_embeddings=1200,
+        vocab_size=vocabulary + 6,
+        initializer_range=0.3,
+        **ids,
+    ).save_pretrained(folder)
+    return folder
+
+
 def qwen_checkpoint(folder: Path) -> Path:
     """Without a tokenizer."""
     qwen(max_position_embeddings=256, vocab_size=96).save_pretrained(folder)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ActivationMode",
     "Backend",
+    "MarkedRunner",
     "ModuleRunner",
     "PackedLayer",
     "PackedStatic",
@@ -85,6 +86,16 @@ class TextRunner(Protocol):
         """Append tokens to the cache; logits of shape (len(tokens) or 1, vocabulary)."""
 
 
+class MarkedRunner(TextRunner, Protocol):
+    """A TextRunner that can go back, so that texts which begin alike are read once."""
+
+    def mark(self) -> None:
+        """Remember what the cache holds now."""
+
+    def rewind(self) -> bool:
+        """Forget what came behind the mark; False, and nothing done, where the cache has lost what stood before it."""
+
+
 class Seq2SeqRunner(Protocol):
     """An encoder-decoder model in a runtime, batch 1, with its KV cache."""
 
@@ -147,7 +158,7 @@ class Backend(Protocol):
         """Write the runtime's files into `folder` (exists, empty). Returns facts for the manifest:
         at least {"operators": [...], "min_runtime": "..."}. Same input -> same bytes."""
 
-    def open_text(self, folder: Path, activations: ActivationMode = "as-shipped") -> TextRunner:
+    def open_text(self, folder: Path, activations: ActivationMode = "as-shipped") -> MarkedRunner:
         """Open what lower wrote for a language model. `float` where the runtime can leave the
         activations unquantised; otherwise ArtifactError."""
 

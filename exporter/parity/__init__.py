@@ -15,7 +15,7 @@ from exporter.parity.ladder import (
     find_rise,
     first_rise,
 )
-from exporter.parity.metrics import ComparisonResult, LogitComparison, invalid_logits
+from exporter.parity.metrics import ComparisonResult, LogitComparison, Positions, invalid_logits
 from exporter.parity.vectors import VectorComparison
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "LayerError",
     "Limits",
     "LogitComparison",
+    "Positions",
     "ParityReport",
     "Rise",
     "Rung",

@@ -71,6 +71,16 @@ class ComparisonResult:
     worst_group_cosine: float | None = None
 
 
+@dataclass(frozen=True)
+class Positions:
+    """What a LogitComparison measured at each position, (n,) each, in the order of its updates."""
+
+    kl: Float64Array  # nats
+    same: NDArray[np.bool_]  # the most likely token is the same
+    reference_nll: Float64Array  # nats, negative log likelihood of the text's own next token
+    candidate_nll: Float64Array
+
+
 class LogitComparison:
     """Accumulates over windows of logits; keeps a few numbers per position, never the logits."""
 
@@ -174,6 +184,14 @@ class LogitComparison:
             losses[0] = log_a - log_p
             losses[1] = losses[0] - moved + log_ratio
         return kl, same, losses
+
+    def positions(self) -> Positions:
+        """Position by position. Raises ValueError where logits were invalid, or came without targets."""
+        problem = self._invalid or (None if self._reference_nll else "no logits with targets were compared")
+        if problem:
+            raise ValueError(problem)
+        kl, same = np.concatenate(self._kl), np.concatenate(self._same)
+        return Positions(kl, same, np.concatenate(self._reference_nll), np.concatenate(self._candidate_nll))
 
     def result(self) -> ComparisonResult:
         """The measures over everything seen so far. It does not depend on how updates were cut."""

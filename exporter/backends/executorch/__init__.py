@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from exporter.backends.base import (
     ActivationMode,
     Backend,
+    MarkedRunner,
     ModuleRunner,
     PackedLayer,
     ProgramRunner,
     Progress,
     Seq2SeqRunner,
-    TextRunner,
 )
 from exporter.backends.executorch import capabilities
 from exporter.errors import ArtifactError
@@ -81,7 +81,7 @@ class ExecuTorchBackend:
 
         return lowering.lower(skeleton, target, folder, PROGRAM_FILE, progress)
 
-    def open_text(self, folder: Path, activations: ActivationMode = "as-shipped") -> TextRunner:
+    def open_text(self, folder: Path, activations: ActivationMode = "as-shipped") -> MarkedRunner:
         """The language model in ExecuTorch's runtime.
 
         Raises ArtifactError for float activations when the program quantises them.

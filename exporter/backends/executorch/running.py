@@ -48,13 +48,25 @@ class ExecuTorchText:
             self._forward = self._program.load_method("forward")
             self.max_context = int(self._program.load_method("get_max_context_len").execute(())[0])
             self._piece = int(self._program.load_method("get_max_seq_len").execute(())[0])
-            self._position = 0
+            self._position = self._marked = 0
             self.forward([0])  # some kernels describe the CPU at their first call
         self.reset()
 
     def reset(self) -> None:
         """Start over: positions behind the first token are overwritten before they are read."""
-        self._position = 0
+        self._position = self._marked = 0
+
+    def mark(self) -> None:
+        """See MarkedRunner."""
+        self._marked = self._position
+
+    def rewind(self) -> bool:
+        """See MarkedRunner. A sliding window's ring has room for a piece behind its window: what came after the mark
+        has overwritten nothing that the window still needs, as long as it was no more than that."""
+        if not 0 <= self._position - self._marked <= self._piece:
+            return False
+        self._position = self._marked
+        return True
 
     def forward(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Append tokens to the KV cache; logits of shape (1, vocabulary) after the last one.

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from exporter.backends.base import (
     ActivationMode,
     Backend,
+    MarkedRunner,
     ModuleRunner,
     PackedLayer,
     ProgramRunner,
     Progress,
     Seq2SeqRunner,
     Target,
-    TextRunner,
 )
 from exporter.backends.ort import capabilities
 from exporter.layers import CacheShape, LayerInfo
@@ -75,7 +75,7 @@ class OrtBackend:
 
         return lower(skeleton, target, folder, progress)
 
-    def open_text(self, folder: Path, activations: ActivationMode = "as-shipped") -> TextRunner:
+    def open_text(self, folder: Path, activations: ActivationMode = "as-shipped") -> MarkedRunner:
         """Open a language model. Raises ArtifactError."""
         from exporter.backends.ort.running import open_text
 

@@ -46,6 +46,16 @@ class OrtTextRunner:
         """Empty the KV cache."""
         self._length = 0
         self._cache = {name: onnxruntime.OrtValue.ortvalue_from_numpy(x) for name, x in self._empty.items()}
+        self.mark()
+
+    def mark(self) -> None:
+        """See MarkedRunner: a step's cache is another value than the one before it, which is kept."""
+        self._marked = self._length, self._cache
+
+    def rewind(self) -> bool:
+        """See MarkedRunner; always can."""
+        self._length, self._cache = self._marked
+        return True
 
     def forward(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Append tokens; logits (len(tokens), vocabulary). Raises ArtifactError beyond max_context."""
