@@ -5,9 +5,9 @@ GatherBlockQuantized take float32 ones, one for each block. A Cast and an Expand
 ONNX Runtime folds them at its lowest level of optimisation, before its kernels pack their weights, so that what runs is
 the same as with float32 scales in the file (found by running 1.20.1, 1.22.1, 1.23.2, 1.26.0, 1.28.0 and 1.32.0).
 
-With optimisation switched off (ORT_DISABLE_ALL) nothing is folded, and MatMulNBits with int8 activations then computes
-zeros (1.28.0, 1.32.0) or NaN (1.20.1, 1.22.1, 1.23.2) without an error: scales go into the packed weight while a session
-is made, and the kernel does not ask whether there were any. Float activations and GatherBlockQuantized take any scales.
+With optimisation switched off (ORT_DISABLE_ALL) nothing is folded, and MatMulNBits with int8 activations computes zeros
+(1.28.0, 1.32.0) or NaN (1.20.1, 1.22.1, 1.23.2) without an error: scales go into the packed weight while a session is
+made, and the kernel does not ask whether there were any. Float activations and GatherBlockQuantized take any scales.
 """
 
 from __future__ import annotations
