@@ -104,6 +104,23 @@ def round_to_bf16(x: FloatArray) -> FloatArray:
     return rounded.view(np.float32)
 
 
+def bf16_bits(x: FloatArray) -> NDArray[np.uint16]:
+    """The upper halves of float32 numbers that bfloat16 holds exactly, as every scale. Raises ValueError for others."""
+    bits = np.ascontiguousarray(x, dtype=np.float32).view(np.uint32)
+    other = np.flatnonzero(bits & np.uint32(0xFFFF))
+    if other.size:
+        raise ValueError(
+            f"{other.size} of {bits.size} numbers are none of bfloat16, the first is"
+            f" {np.ravel(x)[other[0]]}; round scales with round_to_bf16 before the integers are computed"
+        )
+    return (bits >> np.uint32(16)).astype(np.uint16)
+
+
+def from_bf16_bits(bits: NDArray[np.uint16]) -> FloatArray:
+    """Inverse of bf16_bits, exact."""
+    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
 def quantize(
     weight: FloatArray,
     scheme: QuantScheme,

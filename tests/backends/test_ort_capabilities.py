@@ -117,13 +117,13 @@ def test_a_refusal_names_the_limit_and_the_way_out(
 
 
 def test_bytes_of_a_layer() -> None:
-    # (576, 1536) at 4 bits, 48 scales a row of 4 bytes each
-    assert BACKEND.layer_bytes(LINEAR, W4, TARGET) == 576 * (768 + 48 * 4)
-    # a channel's scale is stored once per 256 inputs, the largest block that divides 1536
-    assert BACKEND.layer_bytes(LINEAR, W8, TARGET) == 576 * (1536 + 6 * 4)
+    # (576, 1536) at 4 bits, 48 scales a row of 2 bytes each
+    assert BACKEND.layer_bytes(LINEAR, W4, TARGET) == 576 * (768 + 48 * 2)
+    # a channel's scale is stored once, although the kernel reads one per 256 inputs
+    assert BACKEND.layer_bytes(LINEAR, W8, TARGET) == 576 * (1536 + 2)
     # 576 = 9 * 64: nine 4-bit zero points take five bytes
     asymmetric = QuantScheme("a4", "int4", "channel", symmetric=False)
-    assert BACKEND.layer_bytes(EMBEDDING, asymmetric, TARGET) == 49152 * (288 + 9 * 4 + 5)
+    assert BACKEND.layer_bytes(EMBEDDING, asymmetric, TARGET) == 49152 * (288 + 2 + 5)
     assert BACKEND.layer_bytes(LINEAR, FLOAT, TARGET) == 576 * 1536 * 4
     tied = LayerInfo("lm_head", "linear", (49152, 576), tied_to="model.embed_tokens")
     assert BACKEND.layer_bytes(tied, W4, TARGET) == 0

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from exporter.backends.ort.cache import largest_key, scales_for
 from exporter.backends.ort.packing import PackedWeight, pack, unpack_codes
-from exporter.numerics import QuantizedTensor, quantize
+from exporter.numerics import QuantizedTensor, from_bf16_bits, quantize
 from exporter.schemes import QuantScheme
 
 OUT = 24
@@ -43,9 +43,15 @@ def run(
     return y
 
 
+def scales_of(weight: PackedWeight) -> NDArray[np.float32]:
+    """(out, blocks) as the kernels take them; passes/scales.py widens them in a whole graph."""
+    blocks = weight.data.shape[1] * 8 // weight.bits // weight.block
+    return np.ascontiguousarray(np.broadcast_to(from_bf16_bits(weight.scales), (OUT, blocks)))
+
+
 def arrays_of(weight: PackedWeight, blocks: int | None) -> dict[str, NDArray[Any]]:
     data = weight.data if blocks is None else weight.data.reshape(OUT, blocks, -1)
-    arrays: dict[str, NDArray[Any]] = {"data": data, "scales": weight.scales}
+    arrays: dict[str, NDArray[Any]] = {"data": data, "scales": scales_of(weight)}
     if weight.zero_points is not None:
         arrays["zeros"] = weight.zero_points
     return arrays
@@ -86,7 +92,7 @@ def test_matmul_nbits(weights: Any, group: Any, symmetric: bool, level: int, row
         size = np.abs(x.astype(np.float64)) @ (np.abs(weight) + 2 * spread).T
     # The kernels' codes are unsigned (value + 2^(bits - 1)), and the shift is summed apart as well.
     shift = 2.0 ** (packed.bits - 1)
-    shifted = np.abs(x.astype(np.float64)) @ np.repeat(packed.scales * shift, packed.block, axis=1).T
+    shifted = np.abs(x.astype(np.float64)) @ np.repeat(scales_of(packed) * shift, packed.block, axis=1).T
     bound = (in_features + 4) * UNIT * (size + shifted)
     if level == 4:
         # Activations are rounded to int8 per block with a scale of max |x| / 127: each moves by half

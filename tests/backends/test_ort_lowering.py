@@ -360,7 +360,7 @@ def test_a_truncated_file_is_refused(w4: Written, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError) as caught:
         BACKEND.read_back(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path / 'model.onnx.data'}: model.embed_tokens.data should lie at bytes 0 to 4096 of"
+        f"{tmp_path / 'model.onnx.data'}: model.embed_tokens.data should lie at bytes 512 to 4608 of"
         " model.onnx.data, the file has 100; it is truncated or another model's"
     )
 

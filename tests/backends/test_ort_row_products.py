@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
@@ -41,7 +42,7 @@ def graph_of(
     packed = pack(tensor)
     arrays: dict[str, NDArray[Any]] = {
         "data": packed.data.reshape(OUT, IN // packed.block, -1),
-        "scales": packed.scales,
+        "scales": packed.scales.view(ml_dtypes.bfloat16),
     }
     if packed.zero_points is not None:
         arrays["zeros"] = packed.zero_points

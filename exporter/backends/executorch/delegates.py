@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from exporter.backends.executorch.operators import planned_layer
 from exporter.models.skeleton import PlannedLayer
-from exporter.numerics import QuantizedTensor, pack_int4
+from exporter.numerics import QuantizedTensor, bf16_bits, pack_int4
 
 Number = int  # of a tensor in a delegate's graph
 
@@ -206,12 +206,11 @@ def _planned_weight(graph: DelegateGraph, name: str, quantized: QuantizedTensor)
     quantization: Any
     if isinstance(quantized.scheme.group, int):
         kind = schema.XNNDatatype.xnn_datatype_qbint4
-        bf16 = (scales.view(np.uint32) >> np.uint32(16)).astype(np.uint16)  # exact: numerics rounded them
         quantization = schema.PerChannelGroupQuant(
             scale=[],
             channel_dim=0,
             group_size=quantized.scheme.group,
-            scale_buffer_idx=graph.data(f"{name}.scales", bf16),
+            scale_buffer_idx=graph.data(f"{name}.scales", bf16_bits(scales)),
             num_scales=scales.size,
         )
     else:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from exporter.backends.executorch import capabilities, operators
 from exporter.backends.executorch.delegates import packed_rows
 from exporter.models.skeleton import LayerFactory, PlannedLayer
+from exporter.numerics import bf16_bits
 
 
 class PlannedLinear(torch.nn.Module):
@@ -51,9 +52,8 @@ class PlannedEmbedding(torch.nn.Module):
         self.register_buffer("table", _share(table))
         scales = quantized.row_scales()  # (rows, groups)
         self.has_narrow_scales = capabilities.has_narrow_scales(quantized.scheme)
-        if self.has_narrow_scales:  # numerics rounded them to bfloat16, so this is exact
-            bits = (scales.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
-            self.register_buffer("scales", _share(bits).view(torch.bfloat16))
+        if self.has_narrow_scales:
+            self.register_buffer("scales", _share(bf16_bits(scales)).view(torch.bfloat16))
         else:
             self.register_buffer("scales", _share(scales))
         order = torch.arange(layer.info.shape[1]).reshape(-1, 2).flip(-1).reshape(-1)

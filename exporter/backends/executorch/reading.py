@@ -35,7 +35,7 @@ from exporter.backends.executorch.modules import swap_pairs
 from exporter.backends.executorch.operators import members, spoken
 from exporter.backends.executorch.static_reading import exact_scales, is_static, static_layers
 from exporter.errors import ArtifactError
-from exporter.numerics import canonical_granularity, unpack_int4
+from exporter.numerics import canonical_granularity, from_bf16_bits, unpack_int4
 
 TABLES_METHOD = "qexport_tables"  # returns "MODULE_PATH:SHA256 MODULE_PATH:SHA256 …"
 _DTYPES = {"BYTE": np.uint8, "CHAR": np.int8, "FLOAT": np.float32, "LONG": np.int64, "BFLOAT16": np.uint16}
@@ -187,7 +187,7 @@ def _linears(file: ProgramFile, graph: DelegateGraph, weight: dict[str, Any]) ->
     keys.append(graph.constant_keys[quantization["scale_buffer_idx"]])
     (key, data), (_, scale_data) = (file.named_constant(key) for key in keys)
     if weight["quant_params_type"] == "PerChannelGroupQuant":
-        scales = _widened(np.frombuffer(scale_data, np.uint16))
+        scales = from_bf16_bits(np.frombuffer(scale_data, np.uint16))
     else:
         scales = np.frombuffer(scale_data, np.float32)
     values = _unpack(np.frombuffer(data, np.uint8).reshape(out_features, -1), bits)
@@ -235,7 +235,7 @@ def _tables(file: ProgramFile) -> Iterator[PackedLayer]:
                 values = values[:, order]
             zeros = None if zero_points is None else zero_points.astype(np.int8)
             size = sum(array.nbytes for array in (table, stored, zero_points) if array is not None)
-            scales = _widened(stored) if stored.dtype == np.uint16 else stored
+            scales = from_bf16_bits(stored) if stored.dtype == np.uint16 else stored
             for name in named[digest]:
                 yield _packed_layer(name, call.bits, values, scales, zeros, size)
 
@@ -279,11 +279,6 @@ def _constant(file: ProgramFile, plan: Any, number: int) -> NDArray[Any] | None:
     data = bytes(file.contents.program.constant_buffer[value.data_buffer_idx].storage)
     count = int(np.prod(value.sizes))
     return np.frombuffer(data, dtype, count).reshape(value.sizes)
-
-
-def _widened(bf16: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """bfloat16 bits as float32, exactly."""
-    return (bf16.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
 def _unpack(rows: NDArray[np.uint8], bits: int) -> NDArray[np.int8]:

@@ -30,7 +30,7 @@ SLIDING_WINDOW_RUNTIME: tuple[int, ...] = (1, 24)
 WINDOW_CACHE_RUNTIME: tuple[int, ...] = (1, 29)
 # Places behind the window, so that a buffer is moved up once in 17 steps: onnxruntime-genai's own number.
 WINDOW_SLACK = 16
-_SCALE_BYTES = 4
+_SCALE_BYTES, _NARROW_SCALE_BYTES = 4, 2  # float32 and bfloat16
 # int8 keys and values in GroupQueryAttention on CPU: 1.28 and 1.32 run them, 1.26 and older refuse.
 INT8_CACHE_RUNTIME: tuple[int, ...] = (1, 28)
 # Keys and values in float16 beside float32 queries run from 1.28 on. Time of one GroupQueryAttention against
@@ -56,7 +56,7 @@ def parse_version(text: str) -> tuple[int, ...] | None:
 def block_size(scheme: QuantScheme, in_features: int) -> int | None:
     """Block of MatMulNBits / GatherBlockQuantized that stores this scheme, or None.
 
-    The kernels know only blocks: a scale per channel or per tensor is stored once per block, so the
+    The kernels know only blocks: they read a scale per channel or per tensor once per block, so the
     largest block that divides the row costs least.
     """
     if isinstance(scheme.group, int):
@@ -182,7 +182,8 @@ def show_version(version: tuple[int, ...]) -> str:
 def layer_bytes(layer: LayerInfo, scheme: QuantScheme, target: Target) -> int:
     """Bytes of the layer's weight, scales and zero points in model.onnx.data.
 
-    A tied layer costs nothing: the packed table serves both operators, and the float one too.
+    A tied layer costs nothing: the packed table serves both operators, and the float one too. Scales are
+    bfloat16, one for each row where the scheme has no groups; zero points are stored for each block.
     """
     if layer.tied_to is not None:
         return 0
@@ -196,7 +197,9 @@ def layer_bytes(layer: LayerInfo, scheme: QuantScheme, target: Target) -> int:
         raise ValueError(f"{layer.name}: no block of ONNX Runtime stores {scheme.describe()}")
     blocks = in_features // block
     zero_points = 0 if scheme.symmetric else -(-blocks * scheme.bits // 8)
-    return rows * (in_features * scheme.bits // 8 + blocks * _SCALE_BYTES + zero_points)
+    return rows * (
+        in_features * scheme.bits // 8 + scheme.groups(in_features) * _NARROW_SCALE_BYTES + zero_points
+    )
 
 
 def required_cache_runtime(target: Target) -> tuple[int, ...]:

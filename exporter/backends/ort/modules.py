@@ -20,7 +20,10 @@ def accuracy_level(scheme: QuantScheme) -> int:
 
 
 class _PackedLayer(torch.nn.Module):
-    """Buffers shared by both operators: data (out, bytes), scales (out, blocks), zero points."""
+    """Buffers shared by both operators: data (out, bytes), scales (out, blocks or 1), zero points.
+
+    Scales are bfloat16, which neither operator takes: passes/scales.py widens them in the finished graph.
+    """
 
     def __init__(self, planned: PlannedLayer, weight: PackedWeight) -> None:
         super().__init__()
@@ -31,7 +34,7 @@ class _PackedLayer(torch.nn.Module):
         self.scales: torch.Tensor
         self.zero_points: torch.Tensor | None
         self.register_buffer("data", torch.from_numpy(weight.data))
-        self.register_buffer("scales", torch.from_numpy(weight.scales))
+        self.register_buffer("scales", torch.from_numpy(weight.scales).view(torch.bfloat16))
         zeros = weight.zero_points
         self.register_buffer("zero_points", None if zeros is None else torch.from_numpy(zeros))
 

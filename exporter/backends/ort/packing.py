@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporter.backends.ort.capabilities import block_size
-from exporter.numerics import Int8Array, QuantizedTensor, pack_int4, unpack_int4
+from exporter.numerics import Int8Array, QuantizedTensor, bf16_bits, pack_int4, unpack_int4
 
 UInt8Array = NDArray[np.uint8]
 
@@ -23,27 +23,26 @@ class PackedWeight:
     """A weight as the operators read it."""
 
     data: UInt8Array  # (out, in * bits / 8)
-    scales: NDArray[np.float32]  # (out, blocks)
+    scales: NDArray[np.uint16]  # (out, blocks), or (out, 1) for one scale of all blocks; bits of bfloat16
     zero_points: UInt8Array | None  # (out, ceil(blocks * bits / 8))
     bits: int
     block: int
 
 
 def pack(tensor: QuantizedTensor) -> PackedWeight:
-    """Our integers -> the operators' bytes. Scales of a channel or tensor are repeated per block."""
+    """Our integers -> the operators' bytes. Zero points of a channel or tensor are repeated per block; scales are
+    repeated while the file is loaded (passes/scales.py)."""
     rows, in_features = tensor.values.shape
     block = block_size(tensor.scheme, in_features)
     if block is None:
         raise ValueError(f"no block stores {tensor.scheme.describe()} with {in_features} input features")
     bits, blocks = tensor.scheme.bits, in_features // block
-    scales = np.broadcast_to(tensor.row_scales(), (rows, blocks))
     zero_points = tensor.row_zero_points()
     packed_zeros = None
     if zero_points is not None:
         packed_zeros = _pack_codes(np.broadcast_to(zero_points, (rows, blocks)), bits)
-    return PackedWeight(
-        _pack_codes(tensor.values, bits), np.ascontiguousarray(scales), packed_zeros, bits, block
-    )
+    scales = bf16_bits(tensor.row_scales())
+    return PackedWeight(_pack_codes(tensor.values, bits), scales, packed_zeros, bits, block)
 
 
 def unpack_codes(packed: UInt8Array, bits: int, columns: int) -> Int8Array:

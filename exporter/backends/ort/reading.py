@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,21 +55,35 @@ def _layers(path: Path, data: mmap.mmap, counted: set[tuple[int, int]]) -> Itera
     except (OSError, DecodeError) as problem:
         raise ArtifactError(f"{path}: cannot be read ({problem})") from problem
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+    makers = {output: node for node in model.graph.node for output in node.output}
+
+    def stored(name: str) -> _Stored:
+        return _stored(initializers[name], data, path.parent)
+
     for node in model.graph.node:
         if node.op_type == PRODUCT:
-            yield from _turned(node, initializers, data, path.parent)
+            yield from _turned(node, stored(node.input[1]), _widened(node.input[3], makers, stored))
         if node.op_type not in _PLACES or node.domain != "com.microsoft":
             continue
         parts: list[_Stored | None] = []
         for place in _PLACES[node.op_type]:
             name = node.input[place] if place < len(node.input) else ""
-            parts.append(_stored(initializers[name], data, path.parent) if name else None)
+            parts.append(_widened(name, makers, stored) if name else None)
         yield from _unpack(node, parts, counted)
 
-    def load(name: str) -> NDArray[np.generic]:
-        return _stored(initializers[name], data, path.parent).array
+    yield from static_layers(model, lambda name: stored(name).array, str(path))
 
-    yield from static_layers(model, load, str(path))
+
+def _widened(name: str, makers: Mapping[str, onnx.NodeProto], stored: Callable[[str], _Stored]) -> _Stored:
+    """A constant as an operator gets it: as it lies in the file, or widened (passes/scales.py)."""
+    node = makers.get(name)
+    if node is None:
+        return stored(name)
+    narrow = _widened(node.input[0], makers, stored)
+    if node.op_type == "Cast":
+        return replace(narrow, array=narrow.array.astype(np.float32))
+    shape = tuple(int(size) for size in stored(node.input[1]).array)
+    return replace(narrow, array=np.broadcast_to(narrow.array, shape))
 
 
 def _unpack(
@@ -107,11 +121,8 @@ def _unpack(
         )
 
 
-def _turned(
-    node: onnx.NodeProto, initializers: Mapping[str, onnx.TensorProto], data: mmap.mmap, folder: Path
-) -> Iterator[PackedLayer]:
+def _turned(node: onnx.NodeProto, weight: _Stored, scales: _Stored) -> Iterator[PackedLayer]:
     """An integer product's (in, out) weight and scales -> the integers of its layers."""
-    weight, scales = (_stored(initializers[node.input[place]], data, folder) for place in (1, 3))
     features, rows = weight.array.shape
     values = np.ascontiguousarray(weight.array.T.astype(np.int8, copy=False))
     for name, own in members(node, rows):

@@ -18,6 +18,7 @@ from exporter.backends.ort.passes.packing import pack_attention_inputs, pack_sib
 from exporter.backends.ort.passes.rotary import fuse_rotary
 from exporter.backends.ort.passes.round_trips import drop_round_trips
 from exporter.backends.ort.passes.row_products import round_rows
+from exporter.backends.ort.passes.scales import widen_scales
 from exporter.backends.ort.passes.simplification import merge_equal, simplify
 
 Pass = Callable[[ir.Model], Outcome]
@@ -44,7 +45,7 @@ def run(model: ir.Model, context: int | None, many_tokens: bool = False) -> dict
     }
     if many_tokens:  # what it leaves is packed; its own products share the rounding of their input without
         passes["row_products"] = round_rows
-    passes |= {"packed_siblings": pack_siblings, "merging": merge_equal}
+    passes |= {"packed_siblings": pack_siblings, "bfloat16_scales": widen_scales, "merging": merge_equal}
     return {name: _outcome(one, model).facts() for name, one in passes.items()}
 
 

@@ -29,6 +29,15 @@ def only_reader(value: ir.Value) -> ir.Node | None:
     return readers[0] if len(value.uses()) == 1 and not value.is_graph_output() else None
 
 
+def place_of(value: ir.Value | None) -> int | None:
+    """Where a constant's bytes lie in memory: two operators may read one tensor under two names."""
+    tensor = None if value is None else value.const_value
+    if tensor is None or isinstance(tensor, ir.LazyTensor):  # not read yet: several layers' joined
+        return None
+    address: int = tensor.numpy().__array_interface__["data"][0]
+    return address
+
+
 def insert_before(node: ir.Node, nodes: Sequence[ir.Node]) -> None:
     """Put `nodes` in front of `node`."""
     graph = node.graph

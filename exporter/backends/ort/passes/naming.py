@@ -34,13 +34,19 @@ def name_all(model: ir.Model, dimensions: Mapping[str, tuple[str | int, ...]]) -
     model.doc_string = model.graph.doc_string = None
     model.producer_name, model.producer_version = "qexport", None
     model.graph.name = "model"
-    return {
-        value.name
-        for node in model.graph
-        if node.op_type in QUANTISED
-        for value in node.inputs
-        if value is not None and value.name is not None and value.name in model.graph.initializers
-    }
+    used = [
+        stored(value) for node in model.graph if node.op_type in QUANTISED for value in node.inputs if value
+    ]
+    return {value.name for value in used if value.name is not None and value.name in model.graph.initializers}
+
+
+def stored(value: ir.Value) -> ir.Value:
+    """What the file holds of a value that is widened while it is loaded (passes/scales.py)."""
+    maker = value.producer()
+    while maker is not None and maker.op_type in ("Cast", "Expand") and maker.inputs[0] is not None:
+        value = maker.inputs[0]
+        maker = value.producer()
+    return value
 
 
 def operators(model: ir.Model) -> list[str]:

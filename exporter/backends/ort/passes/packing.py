@@ -161,18 +161,22 @@ def _joined(
 ) -> ir.Value | None:
     """The layers' tensors one below the other, read when the file is written; None where none has any.
 
-    A layer without a bias gets zeros where another has one.
+    A layer without a bias gets zeros where another has one, and one with a scale for each row as many of them as
+    another has blocks.
     """
     tensors = [None if value is None else value.const_value for value in values]
     known = next((tensor for tensor in tensors if tensor is not None), None)
     if known is None:
         return None
-    tail = [int(size) for size in known.shape.numpy()[1:]]
+    tails = [tuple(int(size) for size in x.shape.numpy()[1:]) for x in tensors if x is not None]
+    tail = max(tails)
     dtype = known.dtype
 
     def join() -> ir.TensorProtocol:
         parts = [
-            np.zeros([count, *tail], dtype.numpy()) if tensor is None else tensor.numpy()
+            np.zeros([count, *tail], dtype.numpy())
+            if tensor is None
+            else np.broadcast_to(tensor.numpy(), (count, *tail))
             for tensor, count in zip(tensors, rows, strict=True)
         ]
         return ir.tensor(np.concatenate(parts), name=name)

@@ -29,6 +29,7 @@ from exporter.backends.ort.passes.matching import (
     initializer,
     input_at,
     insert_before,
+    place_of,
 )
 from exporter.backends.ort.passes.naming import PREFIX
 from exporter.backends.ort.passes.outcome import Outcome
@@ -42,9 +43,9 @@ _MIDDLE, _CODES = 128, 255
 def round_rows(model: ir.Model) -> Outcome:
     """In place, of a graph that is given many tokens at a time."""
     outcome = Outcome()
-    tables = {_place(node.inputs[0]) for node in model.graph if node.op_type == "GatherBlockQuantized"}
+    tables = {place_of(node.inputs[0]) for node in model.graph if node.op_type == "GatherBlockQuantized"}
     for node in [node for node in model.graph if node.op_type == "MatMulNBits"]:
-        tied = _place(node.inputs[WEIGHT]) in tables - {None}
+        tied = place_of(node.inputs[WEIGHT]) in tables - {None}
         why = "a table that a lookup reads too" if tied else _unfit(node)
         if why is None:
             _replace(model.graph, node)
@@ -72,16 +73,8 @@ def _unfit(node: ir.Node) -> str | None:
     return None if (rows == rows[:, :1]).all() else "several scales for a row of the weight"
 
 
-def _place(value: ir.Value | None) -> int | None:
-    """Where a weight's bytes lie in memory: two operators may read one table in two shapes."""
-    tensor = None if value is None else value.const_value
-    if tensor is None or isinstance(tensor, ir.LazyTensor):  # not read yet: several layers' joined
-        return None
-    address: int = tensor.numpy().__array_interface__["data"][0]
-    return address
-
-
 def _rows_of(scales: ir.Value, rows: int) -> np.ndarray:
+    """(rows, 1 or blocks) as they are stored, in bfloat16."""
     assert scales.const_value is not None
     return scales.const_value.numpy().reshape(rows, -1)
 
@@ -117,9 +110,10 @@ class _Rows:
         return scale, codes, self.add("Mul", apart, scale)
 
     def weight(self, scales: np.ndarray) -> tuple[ir.Value, ir.Value]:
-        """(in, out) int8 and (out,) scales."""
+        """(in, out) int8 and (out,) float32 scales, stored as they come: see passes/scales.py."""
         turned = _transposed(self.graph, self.node, self.name, self.rows, self.features)
-        return turned, initializer(self.graph, f"{PREFIX}{self.name}.scale", ir.tensor(scales))
+        stored = initializer(self.graph, f"{PREFIX}{self.name}.scale", ir.tensor(scales))
+        return turned, self.add("Cast", stored, to=ir.DataType.FLOAT)
 
     def rest(
         self, apart: ir.Value, weight: ir.Value, scales: np.ndarray, bias: ir.Value | None
