@@ -18,7 +18,7 @@ from exporter.backends.ort import capabilities as onnxruntime
 from exporter.errors import PlanError, RecipeError
 from exporter.layers import CacheShape, LayerInfo, ModelLayers
 from exporter.plan import QuantPlan
-from exporter.planning import Capabilities, make_plan
+from exporter.planning import Capabilities, make_plan, trained_layers
 from exporter.recipe import load_recipe, parse_recipe
 from exporter.schemes import FLOAT
 from exporter.views import print_plan
@@ -377,3 +377,38 @@ def test_a_kv_cache_type_needs_a_kv_cache() -> None:
     assert refused('match: "**", scheme: w8', TINY, head) == [
         "r.yaml:8:5: onnxruntime/cpu: kv_cache int8, but the model keeps no keys and values; leave it out"
     ]
+
+
+TEXT = "calibration: {text: [data:nothing/here.jsonl]}\n"
+
+
+def test_a_method_that_looks_at_text_needs_some() -> None:
+    head = HEAD.replace("w4: {weights: int4, ", "w4: {weights: int4, method: gptq, ")
+    assert head != HEAD
+    line = 1 + head[: head.index("w4:")].count("\n")
+    assert refused('match: "**", scheme: w4', TINY, head) == [
+        f"r.yaml:{line}:7: method gptq of scheme w4 looks at what layers take on calibration text, and the recipe names none; "
+        "add calibration: {text: [a file]}, or set method: mse"
+    ]
+    assert plan('match: "**", scheme: w8', TINY, head)  # a scheme that no layer has asks for nothing
+    assert plan('match: "**", scheme: w4', TINY, head + TEXT)
+
+
+def test_training_is_of_what_can_be_trained() -> None:
+    head = HEAD + "qat: {layers: ['**.nothing', '**.down_proj']}\n"
+    line = 1 + HEAD.count("\n")
+    place = f"r.yaml:{line}:6: "
+    found = refused('match: "**.down_proj", scheme: float\nmatch: "**", scheme: w8', TINY, head)
+    assert found == [
+        place
+        + "qat trains on calibration text, and the recipe names none; add calibration: {text: [a file]}",
+        f"r.yaml:{line}:16: qat.layers: **.nothing matches no layer",
+    ]
+    head = HEAD.replace("w8: {weights: int8", "w8: {weights: int8, symmetric: false") + TEXT + "qat: {}\n"
+    head = head.replace("backend: executorch", "backend: onnxruntime")
+    recipe = parse_recipe((head + LIMITS + "rules: [{match: '**', scheme: w8}]\n").encode(), Path("r.yaml"))
+    schemes = {layer.name: recipe.rules[0].scheme for layer in TINY.layers}
+    assert trained_layers(recipe, TINY, schemes) == [
+        layer.name for layer in TINY.layers if layer.tied_to is None
+    ]
+    assert trained_layers(recipe, TINY, dict.fromkeys(schemes, FLOAT)) == []

@@ -50,8 +50,8 @@ class Settings:
 
     steps: int = 200
     weights: bool = True  # False: scales only
-    learning_rate: float = 1e-4  # of weights, in units of a group's step
-    scale_rate: float = 1e-3  # of scales, as a share of each
+    learning_rate: float = 1e-3  # of weights, in steps between two integers
+    scale_rate: float = 2e-4  # of scales, as a share of each
     warm_up: int = 10  # steps
     seed: int = 0
     evaluations: int = 4  # of the held-out windows on the way, evenly

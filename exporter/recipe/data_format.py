@@ -28,6 +28,7 @@ from exporter.recipe.fields import (
 from exporter.recipe.types import (
     CHANNELS,
     RESAMPLING,
+    SHARES,
     Calibration,
     DataSource,
     ParityData,
@@ -197,6 +198,10 @@ CALIBRATION = Record(
         ),
         "samples": Field(Integer(1, 100_000), "how many samples are drawn", default=128),
         "seed": _SEED,
+        "share": Field(
+            Choice(SHARES),
+            "only texts of one share, divided by the sha256 of each: calibration 70 %, development 15 %, test 15 %",
+        ),
         "languages": Field(Shares(_LANGUAGE, "languages"), "share of the samples for each language"),
         "topics": Field(
             Shares(Text(_TOPIC, "a topic's name"), "topics"), "share of the samples for each topic"

@@ -16,6 +16,8 @@ from exporter.tasks import Task
 
 OnUnsupported = Literal["error", "float"]
 Dimension = int | Literal["*"]
+Share = Literal["calibration", "development", "test"]
+SHARES: tuple[str, ...] = get_args(Share)
 Channels = Literal["RGB", "BGR"]
 Resampling = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 ON_UNSUPPORTED: tuple[str, ...] = get_args(OnUnsupported)
@@ -119,6 +121,7 @@ class Calibration:
     seed: int = 0
     languages: Mapping[str, float] = field(default_factory=dict)  # name -> share of the samples
     topics: Mapping[str, float] = field(default_factory=dict)
+    share: Share | None = None  # of the texts, divided by their hashes; None: all of them
     place: Place | None = None  # of `python`, else of the whole entry
 
     def __post_init__(self) -> None:
@@ -126,6 +129,8 @@ class Calibration:
         if len(given) != 1:
             found = f"here are {' and '.join(given)}" if given else "here is none"
             raise ValueError(f"give one of text, pictures, audio, python; {found}")
+        if self.share and not self.text:
+            raise ValueError("share divides texts; pictures, sound and tensors have none")
         if self.python and (self.languages or self.topics):
             raise ValueError("tensors of a python function have no languages and no topics to take shares of")
 
@@ -223,8 +228,8 @@ class Training:
     layers: tuple[tuple[Pattern, Place], ...] = ()  # of the quantised ones; none: all
     weights: bool = True  # False: scales only
     steps: int = 200  # each sees one window of text
-    learning_rate: float = 0.01  # of weights, in steps between two integers
-    scale_rate: float = 0.001  # of scales, as a share of each
+    learning_rate: float = 0.001  # of weights, in steps between two integers
+    scale_rate: float = 0.0002  # of scales, as a share of each
     samples: int = 256  # texts, drawn as those of calibration
     seed: int = 0
     patience: int = 2  # evaluations of held-out text without gain until it stops

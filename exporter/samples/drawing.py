@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import QexportError
-from exporter.recipe import Calibration
+from exporter.recipe import Calibration, Share
 from exporter.samples.files import Listing, Medium, Sample, list_files
 from exporter.samples.python import code_sha256
+from exporter.samples.shares import share_of
 from exporter.samples.text import text_samples
 
 _FORMAT = 1  # of the cache; another number when the same data would be drawn in another way
@@ -128,29 +129,30 @@ def rank(content: bytes, seed: int) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=16, key=str(seed).encode()).digest(), "big")
 
 
-def _strata(medium: Medium, listing: Listing, seed: int, most: int) -> dict[Stratum, _Lowest]:
+def _strata(medium: Medium, listing: Listing, calibration: Calibration, most: int) -> dict[Stratum, _Lowest]:
     """The `most` samples of lowest rank in each stratum, over all files."""
     strata: dict[Stratum, _Lowest] = {}
-    for sample, content in _candidates(medium, listing):
+    for sample, content in _candidates(medium, listing, calibration.share):
         stratum = (sample.language, sample.topic)
-        strata.setdefault(stratum, _Lowest(most)).offer(rank(content, seed), sample)
+        strata.setdefault(stratum, _Lowest(most)).offer(rank(content, calibration.seed), sample)
     return strata
 
 
-def _candidates(medium: Medium, listing: Listing) -> Iterator[tuple[Sample, bytes]]:
-    """Every sample of the files and what its rank is hashed from."""
+def _candidates(medium: Medium, listing: Listing, share: Share | None) -> Iterator[tuple[Sample, bytes]]:
+    """Every sample of the files, of texts those of the share, and what its rank is hashed from."""
     for file in listing.files:
         source = file.source
         if medium == "text":
             for sample, text in text_samples(source):
-                yield sample, text.encode()
+                if share is None or share_of(text) == share:
+                    yield sample, text.encode()
         else:
             yield Sample(medium, file.path, source.language, source.topic), file.sha256.encode()
 
 
 def _draw(medium: Medium, listing: Listing, calibration: Calibration, key: str) -> Drawn:
     n = calibration.samples
-    strata = _strata(medium, listing, calibration.seed, n)
+    strata = _strata(medium, listing, calibration, n)
     available = {stratum: lowest.offered for stratum, lowest in strata.items()}
     total = sum(available.values())
     if not total:
@@ -213,6 +215,7 @@ def _key(listing: Listing, calibration: Calibration) -> str:
         "seed": calibration.seed,
         "languages": dict(sorted(calibration.languages.items())),
         "topics": dict(sorted(calibration.topics.items())),
+        **({"share": calibration.share} if calibration.share else {}),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

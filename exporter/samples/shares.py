@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Literal
 
 from exporter.folders import data_folder
+from exporter.recipe import Share
 from exporter.samples.text import jsonl_rows
 
-Share = Literal["calibration", "development", "test"]
 LANGUAGES = ("de", "en", "es", "fr", "it", "nl", "pl", "pt", "ru")
 SHARES: dict[Share, range] = {
     "calibration": range(179),

@@ -18,6 +18,7 @@ from exporter.samples.coverage import (
     measure,
 )
 from exporter.samples.drawing import calibration_key, draw, quotas, split
+from exporter.samples.shares import share_of
 from exporter.samples.text import read_text
 
 
@@ -227,3 +228,15 @@ def test_one_language_for_a_multilingual_model(tmp_path):
     )
     assert language_warnings(("de",), none.samples) == language_warnings((), none.samples) == ()
     assert language_warnings(("de", "fr"), two.samples) == ()
+
+
+def test_a_share_of_the_texts(tmp_path):
+    source = write_rows(tmp_path / "a.jsonl", many("en", 400))
+    drawn = {
+        share: draw(Calibration(text=(source,), samples=400, share=share))
+        for share in ("calibration", "test")
+    }
+    texts = {share: {read_text(sample) for sample in found.samples} for share, found in drawn.items()}
+    assert all(share_of(text) == share for share, found in texts.items() for text in found)
+    assert 0.6 < len(texts["calibration"]) / 400 < 0.8 and 0.08 < len(texts["test"]) / 400 < 0.22
+    assert drawn["test"].sha256 != drawn["calibration"].sha256
