@@ -175,6 +175,11 @@ class LogitComparison:
             losses[1] = losses[0] - moved + log_ratio
         return kl, same, losses
 
+    @property
+    def kl(self) -> Float64Array:
+        """(positions,) KL in nats, in the order of the updates, of what was valid."""
+        return np.concatenate([np.empty(0), *self._kl])
+
     def result(self) -> ComparisonResult:
         """The measures over everything seen so far. It does not depend on how updates were cut."""
         if not self._kl:

@@ -37,6 +37,17 @@ def test_kl_of_two_known_distributions():
     assert result.kl_p99 == pytest.approx(np.quantile(expected, 0.99), abs=8 * 2.4 * FLOAT32)
 
 
+def test_kl_of_each_position_in_order():
+    p, q = two_token_rows([0.6, 0.9, 0.3]), two_token_rows([0.25, 0.8, 0.3])
+    comparison = LogitComparison()
+    assert comparison.kl.shape == (0,)
+    comparison.update(p[:2], q[:2])
+    comparison.update(p[2:], q[2:])
+    assert comparison.kl.tolist() == [
+        pytest.approx(compare(p[i : i + 1], q[i : i + 1]).kl_mean) for i in range(3)
+    ]
+
+
 def test_perplexity_of_known_probabilities():
     # the next token has probability 1/4 and 1/16: perplexity is the geometric mean, 8
     reference = two_token_rows([1 / 4, 1 / 16])
