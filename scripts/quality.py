@@ -278,7 +278,7 @@ def main() -> None:
     if "llama.cpp" in arguments.peers:
         groups.append(llama_subjects(arguments.reference, arguments.gguf, work, arguments.threads, WINDOW))
     if "genai" in arguments.peers:
-        groups.append(genai_subjects(arguments.reference, work, arguments.threads))
+        groups.append(genai_subjects(arguments.reference, work, arguments.threads, WINDOW))
     results, reference = Results(arguments.json), Reference(arguments.reference)
     subjects, problems = wanted_peers(
         groups, results, base, lambda subject: check_whole(subject, reference, windows)

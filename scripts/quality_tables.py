@@ -51,20 +51,23 @@ class Results:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows: list[Row] = []
-        if path.is_file():
-            try:
-                self.rows = [Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
-            except (ValueError, KeyError, TypeError) as problem:
-                names = ", ".join(field.name for field in fields(Row))
-                sys.exit(f"{path}: holds no rows of {names} ({problem}); name another file with --json")
+        self.rows = self._read()
+
+    def _read(self) -> list[Row]:
+        if not self.path.is_file():
+            return []
+        try:
+            return [Row(**row) for row in json.loads(self.path.read_text(encoding="utf-8"))["rows"]]
+        except (ValueError, KeyError, TypeError) as problem:
+            names = ", ".join(field.name for field in fields(Row))
+            sys.exit(f"{self.path}: holds no rows of {names} ({problem}); name another file with --json")
 
     def has(self, key: tuple[str, ...]) -> bool:
         return any(row.key == key for row in self.rows)
 
     def add(self, row: Row) -> None:
-        """Keep it, in the place of an earlier one, and write the file whole."""
-        self.rows = [other for other in self.rows if other.place != row.place] + [row]
+        """Keep it, in the place of an earlier one, and write the file whole, with what another run added meanwhile."""
+        self.rows = [other for other in self._read() if other.place != row.place] + [row]
         self.rows.sort(key=lambda entry: (entry.reference, entry.share, entry.text_sha256, -entry.bytes))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         draft = self.path.with_name(f".{self.path.name}.{os.getpid()}")

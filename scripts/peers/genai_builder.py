@@ -59,12 +59,16 @@ def main() -> None:
     sys.argv = [str(word) for word in command]
     with flat_rotary_bases():
         runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__")
-    graph = arguments.out / "model.onnx"
-    found = quantised_nodes(graph)
+    check(arguments.out / "model.onnx", arguments.bits, arguments.block, arguments.algorithm)
+
+
+def check(path: Path, bits: int, block: int, algorithm: str = "default") -> None:
+    """Print what the graph holds. Raises SystemExit where it is not what was asked for."""
+    found = quantised_nodes(path)
     for (kind, *values), count in Counter((n.kind, n.bits, n.block, n.accuracy) for n in found).items():
         print(f"{count} {kind}: bits, block, accuracy level = {values}")
-    if problem := why_wrong(found, arguments.bits, arguments.block, arguments.algorithm):
-        raise SystemExit(f"{graph}: {problem}")
+    if problem := why_wrong(found, bits, block, algorithm):
+        raise SystemExit(f"{path}: {problem}")
 
 
 def options(block: int, algorithm: str) -> list[str]:

@@ -90,35 +90,28 @@ class OwnScorer:
         self._runner = None
 
 
-class GraphScorer:
-    """The model builder's folder in onnxruntime: all logits in one call with an empty cache."""
+class GenaiScorer:
+    """The model builder's folder in onnxruntime-genai, whose KV caches of windowed layers onnxruntime alone lacks."""
 
-    def __init__(self, folder: Path, threads: int) -> None:
-        import onnxruntime
+    def __init__(self, folder: Path, threads: int, context: int) -> None:
+        import onnxruntime_genai
 
-        decoder = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]["decoder"]
-        self._no_cache = np.zeros((1, decoder["num_key_value_heads"], 0, decoder["head_size"]), np.float32)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        path, providers = folder / decoder["filename"], ["CPUExecutionProvider"]
-        self._session = onnxruntime.InferenceSession(path, options, providers=providers)
+        config = onnxruntime_genai.Config(str(folder))
+        options = {"session_options": {"intra_op_num_threads": threads}}
+        config.overlay(json.dumps({"model": {"decoder": options}}))
+        self._genai, self._context = onnxruntime_genai, context
+        self._model = onnxruntime_genai.Model(config)
 
     def logits(self, tokens: Sequence[int], first: int) -> Logits:
-        row = np.asarray([tokens], np.int64)
-        known = {
-            "input_ids": row,
-            "attention_mask": np.ones_like(row),
-            "position_ids": np.arange(row.size, dtype=np.int64)[None],
-        }
-        names = [entry.name for entry in self._session.get_inputs()]
-        feeds = {
-            name: self._no_cache if name.startswith("past_key_values.") else known[name] for name in names
-        }
-        (logits,) = self._session.run(["logits"], feeds)
+        parameters = self._genai.GeneratorParams(self._model)
+        parameters.set_search_options(max_length=self._context, do_sample=False)
+        generator = self._genai.Generator(self._model, parameters)
+        generator.append_tokens(np.asarray(tokens, np.int32))
+        logits = generator.get_output("logits")  # (1, tokens, vocabulary)
         return np.asarray(logits[0, first:], np.float32)
 
     def close(self) -> None:
-        del self._session
+        del self._model
 
 
 def own_subjects(folder: Path) -> list[Subject]:
@@ -134,7 +127,7 @@ def own_subjects(folder: Path) -> list[Subject]:
             "qexport",
             folder.name,
             name,
-            version(name),
+            f"{name} {version(name)}",
             lambda target=target: target_bytes(target),  # type: ignore[misc]
             lambda: None,
             opener(name),
@@ -213,7 +206,7 @@ def quiet(api: Any) -> Any:
     return api
 
 
-def genai_subjects(reference: Path, work: Path, threads: int) -> list[Subject]:
+def genai_subjects(reference: Path, work: Path, threads: int, context: int) -> list[Subject]:
     """The model builder's formats, the first of them float32, which must give the reference's own logits."""
 
     def subject(name: str, options: Sequence[str]) -> Subject:
@@ -223,13 +216,13 @@ def genai_subjects(reference: Path, work: Path, threads: int) -> list[Subject]:
         return Subject(
             "genai builder",
             name,
-            "onnxruntime",
+            "onnxruntime-genai",
             f"onnxruntime-genai {version('onnxruntime-genai')}, onnxruntime {version('onnxruntime')}",
             lambda: sum(
                 entry.stat().st_size for entry in os.scandir(folder) if entry.name.startswith("model.onnx")
             ),
             lambda: run(command, draft, folder),
-            lambda: GraphScorer(folder, threads),
+            lambda: GenaiScorer(folder, threads, context),
         )
 
     return [subject("fp32", ("--bits", "32")), *(subject(*entry) for entry in GENAI_FORMATS.items())]

@@ -158,14 +158,17 @@ def test_a_float_graph_has_no_quantised_node():
 
 def test_subjects_begin_with_the_float_form(tmp_path):
     qwen().save_pretrained(tmp_path)
-    own, builder = llama_subjects(tmp_path, "none", tmp_path, 1, 64), genai_subjects(tmp_path, tmp_path, 1)
+    own, builder = (
+        llama_subjects(tmp_path, "none", tmp_path, 1, 64),
+        genai_subjects(tmp_path, tmp_path, 1, 64),
+    )
     assert [subject.format for subject in own] == ["F32", *PLAIN]  # qwen2 has no list of its own
     assert [subject.format for subject in builder] == ["fp32", *GENAI_FORMATS]
 
 
 def test_the_model_builders_float_file_gives_the_references_logits(tmp_path):
     folder = llama_with_tokenizer(tmp_path / "model")
-    (whole, *_) = genai_subjects(folder, tmp_path / "work", 1)
+    (whole, *_) = genai_subjects(folder, tmp_path / "work", 1, 64)
     whole.make()
     tokens = [*range(3, 40)]
     expected = Reference(folder).logits(tokens, 30)
