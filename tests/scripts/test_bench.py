@@ -77,9 +77,8 @@ def test_other_bits_are_noticed(run):
         [sys.executable, "-c", check, path], cwd=ROOT / "scripts" / "peers", capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert done.stderr.strip() == f"{path}: MatMulNBits has [4, 32, 4], not [8, 32, 4]" or (
-        done.stderr.strip() == f"{path}: GatherBlockQuantized has [4, 32, 4], not [8, 32, 4]"
-    )
+    said = done.stderr.strip()
+    assert said.startswith(f"{path}: /") and said.endswith(" has 4 bits, not 8")
 
 
 def test_an_unknown_peer_is_refused(tmp_path):
