@@ -405,7 +405,6 @@ def test_training_is_of_what_can_be_trained() -> None:
         f"r.yaml:{line}:16: qat.layers: **.nothing matches no layer",
     ]
     head = HEAD.replace("w8: {weights: int8", "w8: {weights: int8, symmetric: false") + TEXT + "qat: {}\n"
-    head = head.replace("backend: executorch", "backend: onnxruntime")
     recipe = parse_recipe((head + LIMITS + "rules: [{match: '**', scheme: w8}]\n").encode(), Path("r.yaml"))
     schemes = {layer.name: recipe.rules[0].scheme for layer in TINY.layers}
     assert trained_layers(recipe, TINY, schemes) == [

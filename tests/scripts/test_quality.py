@@ -78,7 +78,7 @@ def test_loss_of_each_language():
     candidate = reference + np.repeat(np.eye(5, dtype=np.float32)[:3], 2, axis=0)
     whole = LogitComparison()
     for rows in (slice(0, 2), slice(2, 4), slice(4, 6)):
-        whole.update(reference[rows], candidate[rows])
+        whole.update(reference[rows], candidate[rows], np.zeros(2, np.int64))
     found = quality.by_language(whole, [Window("de", ()), Window("en", ()), Window("de", ())])
     german, english = LogitComparison(), LogitComparison()
     german.update(reference[[0, 1, 4, 5]], candidate[[0, 1, 4, 5]])
