@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -46,8 +47,6 @@ def curve_picture(
     chosen: tuple[float, float],
 ) -> str:
     """An SVG of its own: KL on a logarithmic axis over MB; `points` by name."""
-    import math
-
     everything = [*curve, *points.values(), chosen]
     everything = [(x, y) for x, y in everything if y > 0]
     low_x, high_x = min(x for x, _ in everything), max(x for x, _ in everything)
@@ -66,9 +65,10 @@ def curve_picture(
             _, y = at(low_x, value)
             body.append(_line(_LEFT, y, _WIDTH - 110, y, "#ddd"))
             body.append(_label(_LEFT - 6, y + 4, f"{value:.2g}", "end"))
+    digits = max(0, math.ceil(-math.log10(span_x / 5)))
     for step in range(6):
         x, _ = at(low_x + span_x * step / 5, 10**low_y)
-        body.append(_label(x, _HEIGHT - _BOTTOM + 8, f"{low_x + span_x * step / 5:.0f}", "middle"))
+        body.append(_label(x, _HEIGHT - _BOTTOM + 8, f"{low_x + span_x * step / 5:.{digits}f}", "middle"))
     path = " ".join(f"{x},{y}" for x, y in (at(*point) for point in curve if point[1] > 0))
     body.append(Markup('<polyline points="{}" fill="none" stroke="#0072B2" stroke-width="2"/>').format(path))
     for name, point in points.items():
@@ -81,7 +81,14 @@ def curve_picture(
         Markup('<circle cx="{}" cy="{}" r="6" fill="none" stroke="#009E73" stroke-width="3"/>').format(x, y)
     )
     body.append(_label((_LEFT + _WIDTH - 110) / 2, _HEIGHT - 8, "MB of the model file", "middle"))
-    body.append(_label(8, _MARGIN - 4, "KL divergence, nats per token", "start"))
+    body.append(
+        _label(
+            8,
+            _MARGIN - 4,
+            "KL divergence, nats per token: predicted (line), measured (points); ring: chosen",
+            "start",
+        )
+    )
     head = Markup(
         '<svg xmlns="http://www.w3.org/2000/svg" width="{}" height="{}" font-family="sans-serif" font-size="12">'
     )
