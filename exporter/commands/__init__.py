@@ -1,0 +1,1 @@
+"""Commands of their own, which exporter.cli puts under `qexport`."""
