@@ -50,6 +50,9 @@ _max_memory_option = click.option(
 @model_option
 @click.option("--out", "-o", type=PATH, metavar="DIR", help="Where the files go. [default: out/RECIPE-NAME]")
 @click.option("--force", is_flag=True, help="Replace a folder that qexport wrote before.")
+@click.option(
+    "--resume", is_flag=True, help="Go on from what a killed run of the same recipe left in DIR.work."
+)
 @click.option("--dry-run", is_flag=True, help="Stop after the plan.")
 @_max_memory_option
 @click.option("--debug", is_flag=True, help="Show tracebacks and the libraries' own messages.")
@@ -61,6 +64,7 @@ def cli(
     model: str | None,
     out: Path | None,
     force: bool,
+    resume: bool,
     dry_run: bool,
     max_memory: int | None,
     debug: bool,
@@ -92,7 +96,7 @@ def cli(
     if dry_run:
         _print_plan(load(recipe, model), as_json=False, unfold=False)
         return
-    _run_job(load(recipe, model), out, force, max_memory)
+    _run_job(load(recipe, model), out, force, resume, max_memory)
 
 
 @cli.command()
@@ -279,13 +283,14 @@ def _print_plan(recipe: Recipe, as_json: bool, unfold: bool) -> None:
         print_plan(planned, console(stderr=False), unfold)
 
 
-def _run_job(recipe: Recipe, out: Path | None, force: bool, max_memory: int | None) -> None:
-    from exporter.pipeline import run
+def _run_job(recipe: Recipe, out: Path | None, force: bool, resume: bool, max_memory: int | None) -> None:
     from exporter.progress import Stages
+    from exporter.releasing import release
     from exporter.summary import render_result
 
     shown = console()
-    result = run(recipe, out or Path("out") / recipe.name, force, Stages(shown), max_memory)
+    folder = out or Path("out") / recipe.name
+    result = release(recipe, folder, force, Stages(shown), max_memory, resume)
     if result.reused:
         shown.print("everything is already there and right, byte for byte: nothing was done")
     console(stderr=False).print(render_result(result.data, result.folder))

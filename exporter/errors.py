@@ -5,8 +5,10 @@ A message names the place, the value, the limit and the way out, in words for a 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 class QexportError(Exception):
@@ -43,6 +45,15 @@ class GateFailed(QexportError):
     """A gate of the recipe (parity, budget) was missed. The files are not to be shipped."""
 
     exit_code = 1
+
+
+class EnvelopeMissed(GateFailed):
+    """A candidate is not what the recipe's envelope asks for."""
+
+    def __init__(self, verdict: Mapping[str, Any]) -> None:
+        """`verdict`: plain data; `misses` are sentences."""
+        self.verdict = verdict
+        super().__init__("; ".join(verdict["misses"]))
 
 
 def first_line(problem: BaseException) -> str:

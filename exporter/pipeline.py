@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,46 +25,35 @@ from exporter.artifacts import (
 from exporter.backends import get_backend
 from exporter.backends.npu import BACKENDS
 from exporter.calibration import coverage_of
-from exporter.errors import ArtifactError, GateFailed, LoweringError, RecipeError, TraceError
+from exporter.errors import ArtifactError, EnvelopeMissed, GateFailed, LoweringError, RecipeError, TraceError
 from exporter.folders import cache_folder
+from exporter.jobs import job_hash, versions
+from exporter.making import Made, make_integers, takes_long
 from exporter.memory import Room, held_memory, release_to_system, room_for, spoken
 from exporter.models.causal_lm import CausalLM, CausalLMSkeleton
 from exporter.models.encoder_decoder import EncoderDecoderSkeleton
 from exporter.models.loading import Model, for_targets, open_model
 from exporter.models.pretrained import Pretrained, PretrainedSkeleton
 from exporter.models.python_module import ModuleSkeleton, PythonModule
-from exporter.models.sources import file_sha256
 from exporter.numerics import QuantizedTensor
 from exporter.parity import ParityReport
 from exporter.plan import QuantPlan
-from exporter.planning import make_plan, trained_layers
+from exporter.planning import make_plan
 from exporter.progress import Stages
-from exporter.quantizing import QuantizedStore, quantize_layers
-from exporter.ranges import RANGES_FILE, border_notes, measure_ranges, read_ranges, static_layers
+from exporter.ranges import RANGES_FILE, border_notes, read_ranges, static_layers
 from exporter.recipe import Recipe, parse_recipe
 from exporter.report import write_report
-from exporter.samples.drawing import calibration_key, draw
-from exporter.samples.labelled import data_key
+from exporter.samples.drawing import draw
 from exporter.samples.processing import picture_processor
 from exporter.samples.shipping import raw_input, ship
 from exporter.samples.text import read_text
-from exporter.schemes import QuantScheme, wants_text
+from exporter.schemes import QuantScheme
 from exporter.static.params import StaticPlan
 from exporter.tasks import SPECS
+from exporter.workplace import Workplace, sweep, workplace
 
 if TYPE_CHECKING:
     from exporter.verify import Verified
-
-_VERSIONS = (
-    "torch",
-    "transformers",
-    "onnx",
-    "onnxruntime",
-    "onnxruntime-genai",
-    "onnxscript",
-    "executorch",
-    "torchao",
-)
 
 
 @dataclass(frozen=True)
@@ -92,34 +78,74 @@ def plan_recipe(recipe: Recipe) -> tuple[Model, QuantPlan]:
     return model, replace(plan, notes=plan.notes + borders)
 
 
-def run(recipe: Recipe, out: Path, force: bool, stages: Stages, max_memory: int | None = None) -> Result:
+Judge = Callable[[Path, dict[str, Any], Model, QuantPlan], Mapping[str, Any]]
+
+
+def run(
+    recipe: Recipe,
+    out: Path,
+    force: bool,
+    stages: Stages,
+    max_memory: int | None = None,
+    resume: bool = False,
+    place: Workplace | None = None,
+    judge: Judge | None = None,
+) -> Result:
     """Export a recipe to `out`, whole or not at all.
 
-    `max_memory`: bytes that this process may take, None for what the machine has free. Raises MemoryProblem
-    where that is too little, before any work where the forecast says so; GateFailed when parity is missed: the
-    files are then kept beside, in `OUT.failed`.
+    `max_memory`: bytes that this process may take, None for what the machine has free. `resume`: go on from what a
+    killed run of the same job left; `place`: the work folder where a caller has it open. `judge` looks at the draft
+    folder before it becomes `out`, and its verdict, plain data with `passed`, stands in the report.
+
+    Raises MemoryProblem where memory is too little, before any work where the forecast says so; GateFailed when parity
+    is missed, EnvelopeMissed when the judge refuses: the files are then kept beside, in `OUT.failed`.
     """
     with stages.stage("plan"):
         model, plan = plan_recipe(recipe)
         recipe = replace(recipe, targets=plan.targets)
-        job = _job_hash(recipe, plan, model)
+        job = job_hash(recipe, plan, model)
         if _holds(out, job):
             changed = changed_files(out, read_manifest(out))
             if not changed:
+                sweep(out)
                 return Result(out, read_manifest(out)["summary"], reused=True)
             for path in changed:
                 stages.say(f"{path}: missing, or not as it was written")
         check_target(out, _disk_needed(plan), force)
-        _check_failed_place(_failed_place(out))
+        _checkfailed_place(failed_place(out))
         room = room_for(plan, max_memory)
     stages.say(f"memory needed, forecast: {spoken(room.forecast)}")
-    with whole_folder(out) as draft, held_memory(max_memory):
-        data = _export(recipe, model, plan, room, draft, stages)
-        write_manifest(draft, {"job": job, "summary": data, "qexport": __version__})
-        if not data["parity"]["passed"]:
-            _keep_failed(draft, _failed_place(out))
-            raise GateFailed(_verdict(data["parity"], _failed_place(out)))
+    with ExitStack() as held:
+        work = None
+        if takes_long(recipe, plan):
+            place = place or held.enter_context(workplace(out, resume, stages.say))
+            work = place.job(job)
+        elif resume and place is None:
+            stages.say("--resume: nothing of this job takes long enough to be kept; it begins anew")
+        draft = held.enter_context(whole_folder(out))
+        held.enter_context(held_memory(max_memory))
+        facts = {"job": job, "qexport": __version__}
+        data = _export(recipe, model, plan, room, work, draft, stages)
+        if judge is not None:
+            write_manifest(draft, {**facts, "summary": data})  # a judge may open the folder as anyone would
+            data["envelope"] = judge(draft, data, model, plan)
+            (draft / MANIFEST).unlink()
+        with stages.stage("report"):
+            write_report(draft / "report.html", data)
+        write_manifest(draft, {**facts, "summary": data})
+        _refuse(data, draft, failed_place(out))
     return Result(out, data, reused=False)
+
+
+def _refuse(data: Mapping[str, Any], draft: Path, failed: Path) -> None:
+    """Raise where a gate or the envelope is missed, with the files put aside."""
+    missed = data.get("envelope", {"passed": True})
+    if not data["parity"]["passed"]:
+        _keep_failed(draft, failed)
+        raise GateFailed(_verdict(data["parity"], failed))
+    if not missed["passed"]:
+        _keep_failed(draft, failed)
+        raise EnvelopeMissed(missed)
 
 
 def verify_artifact(folder: Path, recipe: Recipe | None, source: str | None, stages: Stages) -> ParityReport:
@@ -156,91 +182,59 @@ def _own_recipe(folder: Path, manifest: Mapping[str, Any]) -> Recipe:
         ) from None
 
 
+@contextmanager
+def _made(
+    recipe: Recipe, model: Model, plan: QuantPlan, room: Room, work: Path | None, draft: Path, stages: Stages
+) -> Iterator[Made]:
+    """Integers that are there inside; in `work`, or in the draft where nothing is worth going on from."""
+    _check_inputs(model)
+    if work is not None:
+        yield make_integers(recipe, model, plan, room, work, stages)
+        return
+    with tempfile.TemporaryDirectory(prefix=".integers-", dir=draft) as folder:
+        yield make_integers(recipe, model, plan, room, Path(folder), stages)
+
+
 def _export(
-    recipe: Recipe, model: Model, plan: QuantPlan, room: Room, draft: Path, stages: Stages
+    recipe: Recipe,
+    model: Model,
+    plan: QuantPlan,
+    room: Room,
+    work: Path | None,
+    draft: Path,
+    stages: Stages,
 ) -> dict[str, Any]:
-    """Quantise, lower, verify and report into the draft folder."""
+    """Quantise, lower and verify into the draft folder; what there is to say of it."""
     from exporter.verify import verify_model  # imports torch, which a plan must not wait for
     from exporter.verify.integers import write_integers
 
     schemes = {layer.name: layer.scheme for layer in plan.layers}
-    owners = {layer.name: layer.tied_to or layer.name for layer in plan.layers}
     write_json(draft / "plan.json", plan.to_json())
-    with tempfile.TemporaryDirectory(prefix=".integers-", dir=draft) as work:
-        store = QuantizedStore(Path(work))
-
-        def integers(name: str) -> QuantizedTensor:
-            return store.load(owners[name])
-
-        _check_inputs(model)
-        ranges = None
-        warnings: tuple[str, ...] = ()
-        if static_layers(schemes):
-            with stages.stage("calibrate") as progress:
-                ranges = measure_ranges(model, schemes, recipe, progress)
-            warnings = ranges.notes
+    with _made(recipe, model, plan, room, work, draft, stages) as made:
+        integers, ranges = made.integers, made.ranges
+        if ranges is not None:
             write_json(draft / RANGES_FILE, ranges.plan.to_json())
+        warnings = ranges.notes if ranges else ()
         coverage = coverage_of(recipe, model, warnings)
         for note in (*coverage.notes, *coverage.warnings) if coverage else warnings:
             stages.say(note)
-        with stages.stage("quantise") as progress:
-            decided = [(layer, schemes[layer.name]) for layer in model.layers().layers]
-            methods: dict[str, Any] = {}
-            if wants_text(schemes):
-                from exporter.blockwise import calibration_windows, quantize_by_blocks
-
-                assert isinstance(model, CausalLM) and recipe.calibration is not None  # the plan saw to it
-                texts = [read_text(sample) for sample in draw(recipe.calibration, cache_folder()).samples]
-                windows = calibration_windows(model.tokenizer(), texts, model.layers().max_context)
-                methods = quantize_by_blocks(
-                    model, decided, windows, store, Path(work) / "blocks", progress, room.workers
-                )
-            else:
-                known = (ranges.least, ranges.moments) if ranges else ()
-                quantize_layers(model, decided, store, progress, room.workers, *known)
-        training: Mapping[str, Any] | None = None
-        if recipe.qat is not None:
-            with stages.stage("train") as progress:
-                training = _train(recipe, model, schemes, integers, store, Path(work) / "training", progress)
         if recipe.targets[0].on_npu:
             write_integers(draft, schemes, integers)
         skeleton = _skeleton(model, schemes, integers, recipe, ranges.plan if ranges else None)
         facts, pipeline = _lower(recipe, model, plan, skeleton, integers, draft, stages)
         with stages.stage("verify") as progress:
             verified = verify_model(model, skeleton, draft, recipe, progress, room.verify)
-    with stages.stage("report"):
-        _write_golden(draft / "golden", verified)
-        data = _report_data(recipe, model, plan, verified, facts, draft)
-        if pipeline is not None:
-            data["pipeline"] = pipeline
-        if methods:
-            data["methods"] = methods
-        if training:
-            data["training"] = training
-        if coverage is not None:
-            data["coverage"] = coverage.to_json()
-        write_report(draft / "report.html", data)
+    _write_golden(draft / "golden", verified)
+    data = _report_data(recipe, model, plan, verified, facts, draft)
+    if pipeline is not None:
+        data["pipeline"] = pipeline
+    if made.methods:
+        data["methods"] = made.methods
+    if made.training:
+        data["training"] = made.training
+    if coverage is not None:
+        data["coverage"] = coverage.to_json()
     return data
-
-
-def _train(
-    recipe: Recipe,
-    model: Model,
-    schemes: Mapping[str, QuantScheme],
-    integers: Callable[[str], QuantizedTensor],
-    store: QuantizedStore,
-    folder: Path,
-    progress: Callable[[str, float], None],
-) -> Mapping[str, Any]:
-    """The recipe's `qat:`, on the integers that are in the store."""
-    from exporter.qat import train
-
-    assert isinstance(model, CausalLM) and recipe.qat is not None and recipe.calibration is not None
-    skeleton = model.skeleton(schemes, integers)
-    drawn = draw(replace(recipe.calibration, samples=recipe.qat.samples), cache_folder())
-    texts = [read_text(sample) for sample in drawn.samples]
-    layers = trained_layers(recipe, model.layers(), schemes)
-    return train(model, skeleton, recipe.qat, layers, texts, store, folder, progress)
 
 
 def _lower(
@@ -388,40 +382,8 @@ def _report_data(
         "notes": list(verified.notes),
         "tasks": verified.tasks.to_json() if verified.tasks else None,
         "targets": targets,
-        "versions": _versions(),
+        "versions": versions(),
     }
-
-
-def _job_hash(recipe: Recipe, plan: QuantPlan, model: Model) -> str:
-    """Two jobs of one hash write the same files: same plan, gates, weights and tool versions."""
-    content = {
-        "plan": plan.to_json(),
-        "recipe": recipe.sha256,
-        "texts": [file_sha256(path) for path in recipe.parity.text],
-        "calibration": calibration_key(recipe.calibration) if recipe.calibration else None,
-        "data": data_key(recipe.parity.data) if recipe.parity.data else None,
-        "model": model.identity(),
-        "versions": _versions(),
-        "code": _code_sha256(),
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _code_sha256() -> str:
-    """Hash of this package's own files: between releases the version alone does not tell them apart."""
-    digest = hashlib.sha256()
-    root = Path(__file__).parent
-    for path in sorted(path for path in root.rglob("*") if path.suffix in (".py", ".txt", ".json", ".j2")):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    found = {"qexport": __version__}
-    for name in _VERSIONS:
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
 
 
 def _holds(out: Path, job: str) -> bool:
@@ -432,11 +394,12 @@ def _holds(out: Path, job: str) -> bool:
         return False
 
 
-def _failed_place(out: Path) -> Path:
+def failed_place(out: Path) -> Path:
+    """Where the files of a job that a gate refused are kept."""
     return Path(f"{out}.failed")
 
 
-def _check_failed_place(failed: Path) -> None:
+def _checkfailed_place(failed: Path) -> None:
     """Refuse before any work, should the job fail, to mix its files with someone else's."""
     if failed.exists() and not (failed / MANIFEST).is_file():
         raise ArtifactError(

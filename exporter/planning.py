@@ -15,7 +15,7 @@ from exporter.layers import CacheShape, LayerInfo, ModelLayers
 from exporter.plan import FLOAT_BYTES, Forecast, LayerPlan, QuantPlan, RuleRef, in_features, target_label
 from exporter.recipe.folding import listed
 from exporter.recipe.matching import decide_layers
-from exporter.recipe.types import Recipe, Rule
+from exporter.recipe.types import LIMITS, Recipe, Rule
 from exporter.schemes import CALIBRATED_METHODS, FLOAT, GROUP_SIZES, QuantScheme, untrainable
 from exporter.targets import DEFAULT_CONTEXT, Target
 from exporter.tasks import Task
@@ -139,6 +139,9 @@ def _notes(recipe: Recipe, model: ModelLayers) -> Iterator[str]:
         yield "calibration: its samples give the scales of the KV cache; rtn, mse and dynamic-int8 need none"
     elif fixed_scales:
         yield "onnxruntime: the KV cache's scales are measured on the package's own text; calibration: names another"
+    if recipe.envelope is not None:
+        limits = ", ".join(f"{key} {limit:g}" for key, limit in recipe.envelope.limits.items())
+        yield f"released only with {limits}; tried in turn: as written, {', '.join(recipe.envelope.ladder)}"
     gates = {**asdict(recipe.parity.lowering), **asdict(recipe.parity.quantisation)}
     known = _gates_of(recipe.model.task)
     if unset := [name for name, limit in gates.items() if limit is None and name in known]:
@@ -183,6 +186,7 @@ class _Lint:
         self.check_contexts()
         self.check_methods()
         self.check_training()
+        self.check_envelope()
         if self.problems:
             raise RecipeError(self.problems)
         schemes = {name: FLOAT if name in fallbacks else rule.scheme for name, rule in self.rules.items()}
@@ -265,6 +269,21 @@ class _Lint:
             if reason is not None:
                 self.problems.append((asked.place, f"qat cannot train {name}: {reason}"))
                 break
+
+    def check_envelope(self) -> None:
+        """Limits that nothing of this task measures."""
+        asked = self.recipe.envelope
+        if asked is None or asked.place is None:
+            return
+        task, on_npu = self.recipe.model.task, self.recipe.targets[0].on_npu
+        known = {"max_mb", *_gates_of(task)}
+        if task == "text-generation" and not on_npu:
+            known |= {"min_accuracy_ratio", "max_safety_shift", "min_tokens_per_second"}
+        for key in asked.limits:
+            if key not in known:
+                shown = ", ".join(key for key in LIMITS if key in known)
+                text = f"envelope.{key} is not measured for {task}{' on NPUs' if on_npu else ''}; allowed: {shown}"
+                self.problems.append((asked.place, text))
 
     def check_groups(self) -> set[str]:
         """Names of layers whose row the group of their scheme does not divide; one problem per row length."""

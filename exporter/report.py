@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -106,8 +107,27 @@ def render_report(data: Mapping[str, Any]) -> str:
         shares=coverage is not None and any(row.declared is not None for row in coverage.rows),
         tasks=tasks,
         resamples=RESAMPLES,
+        methods=_methods(data.get("methods") or {}),
         vectors=any(rung.result.cosine_mean is not None for rung in parity.rungs),
     )
+
+
+def _methods(chosen: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each method: how many layers have it, and what it loses there."""
+    by_method: dict[str, dict[str, float]] = {}
+    for layer, choice in chosen.items():
+        name = choice["method"]
+        by_method.setdefault(name, {})[layer] = choice["errors"][name]
+    return [
+        {
+            "name": name,
+            "layers": len(errors),
+            "median": median(errors.values()),
+            "largest": max(errors.values()),
+            "worst": max(errors, key=errors.__getitem__),
+        }
+        for name, errors in sorted(by_method.items())
+    ]
 
 
 def environment() -> Environment:

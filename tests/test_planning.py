@@ -394,6 +394,18 @@ def test_a_method_that_looks_at_text_needs_some() -> None:
     assert plan('match: "**", scheme: w4', TINY, head + TEXT)
 
 
+def test_an_envelope_asks_for_what_is_measured() -> None:
+    head = (
+        HEAD.replace("text-generation", "text-classification")
+        + "envelope: {max_kl: 1, min_tokens_per_second: 9}\n"
+    )
+    line = 1 + HEAD.count("\n")
+    assert refused('match: "**", scheme: w8', TINY, head) == [
+        f"r.yaml:{line}:11: envelope.min_tokens_per_second is not measured for text-classification; "
+        "allowed: max_mb, max_kl, min_top1"
+    ]
+
+
 def test_training_is_of_what_can_be_trained() -> None:
     head = HEAD + "qat: {layers: ['**.nothing', '**.down_proj']}\n"
     line = 1 + HEAD.count("\n")

@@ -1,10 +1,18 @@
 """Recipes: the one strict YAML reader, the format's JSON Schema, and patterns over module paths."""
 
 from exporter.recipe.patterns import Pattern, PatternError, parse_pattern
-from exporter.recipe.reader import load_recipe, parse_recipe, recipe_json_schema
+from exporter.recipe.reader import (
+    changed_recipe,
+    load_recipe,
+    parse_recipe,
+    recipe_data,
+    recipe_json_schema,
+    same_model,
+)
 from exporter.recipe.types import (
     Calibration,
     DataSource,
+    Envelope,
     LoweringGate,
     ModelSource,
     Parity,
@@ -25,6 +33,7 @@ from exporter.recipe.types import (
 __all__ = [
     "Calibration",
     "DataSource",
+    "Envelope",
     "LoweringGate",
     "ModelSource",
     "Parity",
@@ -42,8 +51,11 @@ __all__ = [
     "TaskGate",
     "TextSet",
     "Training",
+    "changed_recipe",
     "load_recipe",
     "parse_pattern",
     "parse_recipe",
+    "recipe_data",
     "recipe_json_schema",
+    "same_model",
 ]

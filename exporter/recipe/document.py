@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import yaml
 
@@ -77,6 +77,13 @@ class MapNode:
 
 
 Node: TypeAlias = ScalarNode | ListNode | MapNode
+
+
+def plain(node: Node) -> Any:
+    """The same without places: dicts, lists and values."""
+    if isinstance(node, MapNode):
+        return {key: plain(entry.node) for key, entry in node.entries.items()}
+    return [plain(item) for item in node.items] if isinstance(node, ListNode) else node.value
 
 
 def describe(node: Node) -> str:

@@ -15,6 +15,7 @@ from exporter.recipe.document import (
     describe,
     did_you_mean,
 )
+from exporter.recipe.envelope_format import ENVELOPE
 from exporter.recipe.fields import (
     Choice,
     Field,
@@ -37,6 +38,7 @@ from exporter.recipe.types import (
     ON_UNSUPPORTED,
     Calibration,
     Dimension,
+    Envelope,
     LoweringGate,
     ModelSource,
     OnUnsupported,
@@ -100,6 +102,7 @@ class RecipeDraft:
     calibration: Calibration | None
     qat: Training | None
     parity: Parity
+    envelope: Envelope | None
 
 
 @dataclass(frozen=True)
@@ -163,10 +166,13 @@ def _recipe(
     calibration: Calibration | None = None,
     qat: Training | None = None,
     parity: Parity | None = None,
+    envelope: Envelope | None = None,
 ) -> RecipeDraft:
     del node, schema  # checked by its field
     parity = parity or Parity()
-    return RecipeDraft(name, model, schemes or {}, *rules, targets, on_unsupported, calibration, qat, parity)
+    return RecipeDraft(
+        name, model, schemes or {}, *rules, targets, on_unsupported, calibration, qat, parity, envelope
+    )
 
 
 def _model(
@@ -209,6 +215,7 @@ def recipe_record(scheme_names: tuple[str, ...] | None) -> Record[RecipeDraft]:
                 ListOf(Located(TARGET), check=fitting_targets), "runtimes to write for", required=True
             ),
             "parity": Field(_PARITY, "limits that verify judges by; without one a figure is only reported"),
+            "envelope": Field(ENVELOPE, "what a release must be, and what is tried until it is"),
         },
     )
 

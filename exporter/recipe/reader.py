@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import textwrap
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from exporter.errors import RecipeError
-from exporter.recipe.document import MapNode, Node, Problems, decode, parse, read_bytes
+from exporter.recipe.document import MapNode, Node, Problems, decode, parse, plain, read_bytes
 from exporter.recipe.fields import Invalid, JsonSchema
 from exporter.recipe.format import recipe_record
 from exporter.recipe.types import Recipe
@@ -45,7 +51,32 @@ def parse_recipe(content: bytes, path: Path) -> Recipe:
         calibration=draft.calibration,
         qat=draft.qat,
         parity=draft.parity,
+        envelope=draft.envelope,
     )
+
+
+def recipe_data(recipe: Recipe) -> dict[str, Any]:
+    """What the recipe's text says, as plain dicts, lists and values."""
+    found = plain(parse(recipe.text, recipe.path, []))
+    assert isinstance(found, dict)
+    return found
+
+
+def changed_recipe(recipe: Recipe, data: Mapping[str, Any], comment: str) -> Recipe:
+    """The recipe that `data` spells, in the place of this one; a model that took the place of the text's own stays.
+
+    Raises RecipeError as load_recipe.
+    """
+    lines = textwrap.wrap(comment, 110, initial_indent="# ", subsequent_indent="# ")
+    text = (
+        "\n".join(lines) + "\n" + yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True, width=110)
+    )
+    return same_model(parse_recipe(text.encode(), recipe.path), recipe)
+
+
+def same_model(recipe: Recipe, other: Recipe) -> Recipe:
+    """The recipe with the other one's model source."""
+    return replace(recipe, model=replace(recipe.model, source=other.model.source))
 
 
 def recipe_json_schema() -> JsonSchema:

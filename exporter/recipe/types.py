@@ -20,6 +20,17 @@ Share = Literal["calibration", "development", "test"]
 SHARES: tuple[str, ...] = get_args(Share)
 Channels = Literal["RGB", "BGR"]
 Resampling = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Step = Literal["method", "mix", "qat", "int8"]
+STEPS: tuple[Step, ...] = get_args(Step)
+LIMITS = (
+    "max_mb",
+    "max_kl",
+    "min_top1",
+    "max_ppl_ratio",
+    "min_accuracy_ratio",
+    "max_safety_shift",
+    "min_tokens_per_second",
+)
 ON_UNSUPPORTED: tuple[str, ...] = get_args(OnUnsupported)
 CHANNELS: tuple[str, ...] = get_args(Channels)
 RESAMPLING: tuple[str, ...] = get_args(Resampling)
@@ -222,6 +233,31 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class Envelope:
+    """What a release must be, each runtime's files against the float model; None: not asked for."""
+
+    max_kl: float | None = None  # mean, nats per token, on parity.text
+    min_top1: float | None = None  # share of tokens with the same most likely next token
+    max_ppl_ratio: float | None = None
+    max_mb: float | None = None  # of each target's model files, 10^6 bytes
+    min_accuracy_ratio: float | None = None  # right answers over the float model's, multiple choice
+    max_safety_shift: float | None = None  # share of harmful requests that are refused no more
+    min_tokens_per_second: float | None = None  # decoding, on this machine
+    ladder: tuple[Step, ...] = STEPS  # what is tried in turn when the recipe as written misses it
+    items: int | None = None  # of each suite of questions; None: as `qexport evaluate` has it
+    place: Place | None = None
+
+    def __post_init__(self) -> None:
+        if not self.limits:
+            raise ValueError("an envelope needs at least one limit")
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Those that are set, by key."""
+        return {key: value for key in LIMITS if (value := getattr(self, key)) is not None}
+
+
+@dataclass(frozen=True)
 class Training:
     """Quantisation-aware training on the calibration text: of which layers, and how."""
 
@@ -254,6 +290,7 @@ class Recipe:
     calibration: Calibration | None = None
     qat: Training | None = None
     parity: Parity = Parity()
+    envelope: Envelope | None = None
 
     def __post_init__(self) -> None:
         if not self.rules or not self.targets:
