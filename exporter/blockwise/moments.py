@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from exporter.errors import QexportError
 
 
 class InputMoments:
-    """Mean of x xT over every token that a layer took; layers that take one tensor share one sum."""
+    """Mean of x xT over every token that a layer took, each weighed; layers that take one tensor share one sum."""
 
     def __init__(self) -> None:
         self._sums: dict[str, torch.Tensor] = {}  # by the first layer that takes the tensor
@@ -22,8 +22,13 @@ class InputMoments:
         self._tokens: dict[str, int] = {}
 
     @contextmanager
-    def watching(self, layers: Mapping[str, torch.nn.Module]) -> Iterator[None]:
-        """Inside, the layers' inputs are added up. Raises QexportError naming a layer whose input is not finite."""
+    def watching(
+        self,
+        layers: Mapping[str, torch.nn.Module],
+        weights: Callable[[str], torch.Tensor | None] = lambda name: None,
+    ) -> Iterator[None]:
+        """Inside, the layers' inputs are added up, each token as much as `weights` of the first layer that takes it
+        says: (n,) with mean 1, None for all alike. Raises QexportError naming a layer whose input is not finite."""
         seen: list[
             tuple[torch.Tensor, str]
         ] = []  # of one forward pass; a tensor is held, so its address stays its own
@@ -36,7 +41,7 @@ class InputMoments:
                         return
                 seen.append((given[0], name))
                 self._shared[name] = name
-                self.add(name, given[0])
+                self.add(name, given[0], weights(name))
 
             return before
 
@@ -47,10 +52,10 @@ class InputMoments:
             for handle in handles:
                 handle.remove()
 
-    def add(self, name: str, taken: torch.Tensor) -> None:
-        """Take one more tensor, (..., k), that a layer was given."""
+    def add(self, name: str, taken: torch.Tensor, weights: torch.Tensor | None = None) -> None:
+        """Take one more tensor, (..., k), that a layer was given; `weights` (n,) of its tokens."""
         rows = taken.detach().reshape(-1, taken.shape[-1])
-        total = rows.T @ rows
+        total = (rows if weights is None else rows * weights.reshape(-1, 1)).T @ rows
         if not bool(torch.isfinite(total).all()):
             raise QexportError(
                 f"layer {name}: what it takes on the calibration text is not finite (or its square is not); look at "

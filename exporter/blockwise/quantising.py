@@ -1,5 +1,7 @@
 """Integers of a language model whose methods look at calibration text, one block after the other.
 
+How much each token counts for a layer is told by gradients of the float model first (sensitivity).
+
 A block's layers are measured behind blocks that hold their integers already, so each makes up for what those before it
 have lost. (Frantar et al., GPTQ, 2023, section 4: "sequentially, block by block".) Memory: one block's moments and
 weights, and a few windows of hidden states; the states of all windows lie on disk.
@@ -10,6 +12,7 @@ was in, and writes what it would have written.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -24,9 +27,12 @@ from numpy.typing import NDArray
 
 from exporter.artifacts import write_json
 from exporter.blockwise.blocks import Blocks
-from exporter.blockwise.moments import InputMoments
+from exporter.blockwise.moments import InputMoments, shared_inputs
+from exporter.blockwise.sensitivity import VERSION, Sensitivity, measured
 from exporter.errors import SourceError
+from exporter.folders import cache_folder
 from exporter.layers import LayerInfo
+from exporter.memory import release_to_system
 from exporter.methods.choosing import Seen, chosen
 from exporter.methods.gptq import spread_of
 from exporter.models.causal_lm import CausalLM
@@ -84,7 +90,8 @@ def quantize_by_blocks(
     call with the same goes on where the first was stopped. Raises QexportError for inputs that are not finite,
     SourceError for such weights, TraceError for a model without blocks.
     """
-    return _Job(model, layers, store, Work.opened(folder), progress, workers).run(torch.from_numpy(windows))
+    job = _Job(model, layers, store, Work.opened(folder), progress, workers)
+    return job.run(torch.from_numpy(windows))
 
 
 class _Job:
@@ -112,9 +119,14 @@ class _Job:
             name for name, info in self.infos.items() if self.schemes[name].method in CALIBRATED_METHODS
         }
         owners = {info.name: info.tied_to or info.name for info, _ in layers}
-        skeleton = model.skeleton(self.schemes, lambda name: store.load(owners[name]))
-        self.torch = streamed_float_model(skeleton, lambda planned: model.weight(planned.info), 0)
+        self.skeleton = model.skeleton(self.schemes, lambda name: store.load(owners[name]))
+        self.torch = self._float_model()
         self.blocks = Blocks(self.torch, list(self.infos))
+        self.shared: dict[str, str] = {}  # layer -> the first that takes the same tensor
+        self.sensitivity = Sensitivity()
+
+    def _float_model(self) -> torch.nn.Module:
+        return streamed_float_model(self.skeleton, lambda planned: self.source.weight(planned.info), 0)
 
     def run(self, tokens: torch.Tensor) -> dict[str, dict[str, Any]]:
         plain = [(info, self.schemes[name]) for name, info in self.infos.items() if name not in self.judged]
@@ -126,7 +138,9 @@ class _Job:
             quantize_layers(self.source, plain, self.store, lambda *_: None, self.workers)
             self.work.done["plain"] = True
             self.work.save()
-        self.blocks.record(tokens[:1])
+        with shared_inputs({name: self.torch.get_submodule(name) for name in self.judged}) as self.shared:
+            self.blocks.record(tokens[:1])
+        self._gradients(tokens)
         before = [name for name in outside if self.infos[name].kind == "embedding"]
         self._tables(before, tokens)
         self._all_blocks(tokens)
@@ -136,6 +150,25 @@ class _Job:
         )
         methods: dict[str, dict[str, Any]] = self.work.done["methods"]
         return methods
+
+    def _gradients(self, tokens: torch.Tensor) -> None:
+        """How much each token counts for each layer: of the float model, and so kept for every scheme of it."""
+        names = [n for n, info in self.infos.items() if n in self.judged or info.tied_to in self.judged]
+        asked = {"version": VERSION, "model": self.source.identity(), "layers": names}
+        digest = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode())
+        digest.update(tokens.numpy().tobytes())
+        folder = cache_folder() / "gradients"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{digest.hexdigest()[:32]}.npz"
+        if not path.is_file():
+            measured(self._float_model(), names, tokens, self.progress).save(path)
+            release_to_system()
+        self.sensitivity = Sensitivity.load(path)
+
+    def _weights(self, first: str) -> torch.Tensor:
+        """(windows, length) of the layers that take the tensor which this one is the first to take."""
+        group = [name for name, own in self.shared.items() if own == first] or [first]
+        return torch.from_numpy(self.sensitivity.weights(group))
 
     # -- tables -----------------------------------------------------------------------------------------------------
 
@@ -154,9 +187,8 @@ class _Job:
                         self._advance(block, states, states)
                     self._outputs(tied, states, under=name)
                     states.unlink()
-                else:  # a lookup takes no sum over inputs: every number of a row counts alike
-                    width = self.infos[name].shape[1]
-                    self._choose([name], np.eye(width))
+                else:
+                    self._choose([name], self.sensitivity.tables[name])
                 self._done_outside(name)
             hold_integers(module)
             for other, info in self.infos.items():
@@ -172,9 +204,11 @@ class _Job:
             held = np.load(states, mmap_mode="r")
             module = self.torch.get_submodule(name)
             for start in range(0, len(held), _BATCH):
-                taken = self.blocks.given_to(module, torch.from_numpy(np.array(held[start : start + _BATCH])))
-                seen.add(name, taken)
-            self._choose([under or name], seen.of(name))
+                part = slice(start, start + _BATCH)
+                taken = self.blocks.given_to(module, torch.from_numpy(np.array(held[part])))
+                seen.add(name, taken, torch.from_numpy(self.sensitivity.tokens[name][part]))
+            lookups = 0 if under is None else self.sensitivity.tables[under]  # of the rows that texts look up
+            self._choose([under or name], seen.of(name) + lookups)
             if under is None:
                 self._done_outside(name)
 
@@ -207,9 +241,12 @@ class _Job:
         seen = InputMoments()
         modules = {name: self.torch.get_submodule(name) for name in names}
         held = np.load(self.work.states(block), mmap_mode="r")
+        weights = {first: self._weights(first) for first in {self.shared[name] for name in names}}
         for start in range(0, len(held), _BATCH):
-            with seen.watching(modules), torch.no_grad():
-                self.blocks.run(block, torch.from_numpy(np.array(held[start : start + _BATCH])))
+            part = slice(start, start + _BATCH)
+            own = {first: counted[part] for first, counted in weights.items()}
+            with seen.watching(modules, own.get), torch.no_grad():
+                self.blocks.run(block, torch.from_numpy(np.array(held[part])))
         for first, group in seen.groups().items():
             self._choose(group, seen.of(first))
 

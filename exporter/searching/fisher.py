@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import partial
 
-import numpy as np
 import torch
 
+from exporter.models.gradients import tell
 from exporter.models.reference import StreamedEmbedding, StreamedLinear, dequantized_rows
 from exporter.numerics import QuantizedTensor
 
@@ -42,10 +42,8 @@ class FisherScores:
         self.power: dict[str, float] = defaultdict(float)  # sum of squares of outputs
         self.measures_output = False
         for name, module in model.named_modules():
-            if name in candidates and isinstance(module, StreamedLinear):
-                module.forward = _scored_linear(self, name, module)  # type: ignore[method-assign]
-            elif name in candidates and isinstance(module, StreamedEmbedding):
-                module.forward = _scored_embedding(self, name, module)  # type: ignore[method-assign]
+            if name in candidates and isinstance(module, StreamedLinear | StreamedEmbedding):
+                self._tell(name, module)
 
     def add(self, layer: str, scheme: str, change: torch.Tensor) -> None:
         """(tokens,) of one use of a layer."""
@@ -100,65 +98,32 @@ class FisherScores:
             gradient.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=gradient.dtype))
         logits.backward(gradient)
 
+    def _tell(self, name: str, module: StreamedLinear | StreamedEmbedding) -> None:
+        if isinstance(module, StreamedLinear):
+            tell(module, partial(self._linear, name, module))
+        else:
+            tell(module, partial(self._table, name, module))
 
-def _scored_linear(scores: FisherScores, name: str, module: StreamedLinear) -> Callable[..., torch.Tensor]:
-    plain = module.forward
-    rows, columns = module.planned.info.shape
+    def _linear(self, name: str, module: StreamedLinear, taken: torch.Tensor, upstream: torch.Tensor) -> None:
+        loaded = {scheme: load() for scheme, load in self.candidates[name].items()}
+        moved = {scheme: torch.zeros_like(taken) for scheme in loaded}
+        for start, stop, weight in module.source.blocks(upstream.shape[1], taken.shape[1]):
+            part = upstream[:, start:stop]
+            if self.measures_output:
+                self.power[name] += float((taken @ weight.T).square().sum())
+            for scheme, tensor in loaded.items():
+                change = dequantized_rows(tensor, slice(start, stop)).sub_(weight)
+                moved[scheme].addmm_(part, change)
+                if self.measures_output:
+                    self.lost[name, scheme] += float((taken @ change.T).square().sum())
+        for scheme, product in moved.items():
+            self.add(name, scheme, (product * taken).sum(dim=1))
 
-    class Scored(torch.autograd.Function):
-        """The layer, whose backward pass tells the candidates what they change."""
-
-        @staticmethod
-        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-            ctx.save_for_backward(x)
-            return plain(x)
-
-        @staticmethod
-        def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
-            (x,) = ctx.saved_tensors
-            upstream = gradients[0].reshape(-1, rows)
-            taken = x.reshape(-1, columns)
-            found = torch.zeros_like(taken)
-            loaded = {scheme: load() for scheme, load in scores.candidates[name].items()}
-            moved = {scheme: torch.zeros_like(taken) for scheme in loaded}
-            for start, stop, weight in module.source.blocks(rows, columns):
-                part = upstream[:, start:stop]
-                found.addmm_(part, weight)
-                if scores.measures_output:
-                    scores.power[name] += float((taken @ weight.T).square().sum())
-                for scheme, tensor in loaded.items():
-                    change = dequantized_rows(tensor, slice(start, stop)).sub_(weight)
-                    moved[scheme].addmm_(part, change)
-                    if scores.measures_output:
-                        scores.lost[name, scheme] += float((taken @ change.T).square().sum())
-            for scheme, product in moved.items():
-                scores.add(name, scheme, (product * taken).sum(dim=1))
-            return found.view_as(x)
-
-    def forward(x: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = Scored.apply(x)  # type: ignore[no-untyped-call]
-        return result
-
-    return forward
-
-
-def _scored_embedding(
-    scores: FisherScores, name: str, module: StreamedEmbedding
-) -> Callable[..., torch.Tensor]:
-    plain = module.forward
-
-    def forward(ids: torch.Tensor) -> torch.Tensor:
-        held = plain(ids)
-        index = ids.reshape(-1).numpy().astype(np.int64)
-
-        def told(gradient: torch.Tensor) -> None:
-            upstream = gradient.reshape(len(index), -1)
-            for scheme, load in scores.candidates[name].items():
-                change = dequantized_rows(load(), index).sub_(held.detach().reshape(len(index), -1))
-                scores.add(name, scheme, (change * upstream).sum(dim=1))
-
-        held.requires_grad_(True)
-        held.register_hook(told)  # type: ignore[no-untyped-call]
-        return held
-
-    return forward
+    def _table(
+        self, name: str, module: StreamedEmbedding, index: torch.Tensor, upstream: torch.Tensor
+    ) -> None:
+        rows = index.numpy()
+        exact = module.source.take(rows)
+        for scheme, load in self.candidates[name].items():
+            change = dequantized_rows(load(), rows).sub_(exact)
+            self.add(name, scheme, (change * upstream).sum(dim=1))

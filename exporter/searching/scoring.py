@@ -31,7 +31,7 @@ from exporter.searching.fisher import SCORES, FisherScores, Predicted
 from exporter.searching.measuring import Measuring
 from exporter.searching.units import Unit, units_of
 
-FORMAT = 1
+FORMAT = 2
 _FEWEST = 4  # windows
 _HELD_OUT = 8  # windows that true KL is measured on; nothing is fitted to them
 _GRADIENT_WINDOWS, _GRADIENT_TOKENS = 32, 256

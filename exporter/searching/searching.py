@@ -20,7 +20,7 @@ from exporter.layers import LayerInfo
 from exporter.models.causal_lm import CausalLM
 from exporter.models.loading import Model
 from exporter.plan import QuantPlan
-from exporter.progress import Stages
+from exporter.progress import Stages, in_words
 from exporter.recipe import Recipe, parse_recipe
 from exporter.samples.drawing import calibration_key, draw
 from exporter.samples.text import read_text
@@ -75,7 +75,8 @@ def search(recipe: Recipe, model: Model, plan: QuantPlan, goal: Goal, stages: St
     with locked(folder), stages.stage("scores") as progress:
         drawn = draw(recipe.calibration, cache_folder())
         scoring = Scoring(model, layers, candidates, allowed, folder, recipe.calibration.seed)
-        scores = scoring.scores([read_text(sample) for sample in drawn.samples], progress)
+        report = in_words(progress, stages.console)
+        scores = scoring.scores([read_text(sample) for sample in drawn.samples], report)
     sizes = Sizes(plan, layers)
     by_name = {layer.name: layer for layer in layers}
     with stages.stage("choose"):
