@@ -29,9 +29,9 @@ from exporter.models.reference import StreamedEmbedding, StreamedLinear
 VERSION = 1  # of what measured() gives for the same windows
 _SEED = 0  # of the tokens that are drawn
 _LOGIT_ELEMENTS = 1 << 24  # of a block of logits, 64 MB
-_FIRST_TOKENS = 4  # of a window: attention rests on them, and one of them can weigh as much as all the others
-_MOST = 20.0  # times the mean that one token may count, so that many are still seen
-_LEAST = 0.1  # of the mean that every token counts
+_LEAST = (
+    0.01  # of the mean that every token counts: those that hardly do keep the moments from being singular
+)
 _TABLE = "table:"
 
 
@@ -73,9 +73,10 @@ class Sensitivity:
 
 
 def _balanced(squares: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean 1, no token much more than the mean of those behind a window's first."""
-    mean = float(squares[:, _FIRST_TOKENS:].mean()) or 1.0
-    found = np.minimum(squares / mean, _MOST) + _LEAST
+    """Mean 1. A window's first tokens may weigh as much as all others: attention rests on them, and the loss does too
+    (cut at 20 times the mean of the others, SmolLM2's KL rose by 5 %)."""
+    mean = float(squares.mean())
+    found = squares / mean + _LEAST if mean else np.ones_like(squares)
     return np.asarray(found / found.mean(), np.float32)
 
 
