@@ -14,11 +14,10 @@ from exporter.errors import QexportError
 
 
 class InputMoments:
-    """Mean of x xT over every token that a layer took, each weighed; layers that take one tensor share one sum."""
+    """Mean of x xT over every token that a layer took, each weighed."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, torch.Tensor] = {}  # by the first layer that takes the tensor
-        self._shared: dict[str, str] = {}  # layer -> that one
+        self._sums: dict[str, torch.Tensor] = {}
         self._tokens: dict[str, int] = {}
 
     @contextmanager
@@ -27,20 +26,11 @@ class InputMoments:
         layers: Mapping[str, torch.nn.Module],
         weights: Callable[[str], torch.Tensor | None] = lambda name: None,
     ) -> Iterator[None]:
-        """Inside, the layers' inputs are added up, each token as much as `weights` of the first layer that takes it
-        says: (n,) with mean 1, None for all alike. Raises QexportError naming a layer whose input is not finite."""
-        seen: list[
-            tuple[torch.Tensor, str]
-        ] = []  # of one forward pass; a tensor is held, so its address stays its own
+        """Inside, the layers' inputs are added up, each token as much as `weights` of the layer says: (n,), None for
+        all alike. Raises QexportError naming a layer whose input is not finite."""
 
         def hook(name: str) -> Any:
             def before(module: Any, given: tuple[torch.Tensor, ...]) -> None:
-                for tensor, first in seen:
-                    if tensor is given[0]:
-                        self._shared[name] = first
-                        return
-                seen.append((given[0], name))
-                self._shared[name] = name
                 self.add(name, given[0], weights(name))
 
             return before
@@ -65,16 +55,9 @@ class InputMoments:
         kept += total
         self._tokens[name] = self._tokens.get(name, 0) + len(rows)
 
-    def groups(self) -> dict[str, list[str]]:
-        """First layer of each tensor -> all layers that take it."""
-        found: dict[str, list[str]] = {}
-        for name, first in self._shared.items():
-            found.setdefault(first, []).append(name)
-        return found
-
-    def of(self, first: str) -> NDArray[np.float64]:
+    def of(self, name: str) -> NDArray[np.float64]:
         """(k, k) mean over tokens."""
-        return (self._sums[first] / self._tokens[first]).numpy()
+        return (self._sums[name] / self._tokens[name]).numpy()
 
 
 @contextmanager

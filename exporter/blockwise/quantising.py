@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from exporter.artifacts import write_json
 from exporter.blockwise.blocks import Blocks
-from exporter.blockwise.moments import InputMoments, shared_inputs
+from exporter.blockwise.moments import InputMoments
 from exporter.blockwise.sensitivity import VERSION, Sensitivity, measured
 from exporter.errors import SourceError
 from exporter.folders import cache_folder
@@ -122,7 +122,6 @@ class _Job:
         self.skeleton = model.skeleton(self.schemes, lambda name: store.load(owners[name]))
         self.torch = self._float_model()
         self.blocks = Blocks(self.torch, list(self.infos))
-        self.shared: dict[str, str] = {}  # layer -> the first that takes the same tensor
         self.sensitivity = Sensitivity()
 
     def _float_model(self) -> torch.nn.Module:
@@ -138,8 +137,7 @@ class _Job:
             quantize_layers(self.source, plain, self.store, lambda *_: None, self.workers)
             self.work.done["plain"] = True
             self.work.save()
-        with shared_inputs({name: self.torch.get_submodule(name) for name in self.judged}) as self.shared:
-            self.blocks.record(tokens[:1])
+        self.blocks.record(tokens[:1])
         self._gradients(tokens)
         before = [name for name in outside if self.infos[name].kind == "embedding"]
         self._tables(before, tokens)
@@ -165,11 +163,6 @@ class _Job:
             release_to_system()
         self.sensitivity = Sensitivity.load(path)
 
-    def _weights(self, first: str) -> torch.Tensor:
-        """(windows, length) of the layers that take the tensor which this one is the first to take."""
-        group = [name for name, own in self.shared.items() if own == first] or [first]
-        return torch.from_numpy(self.sensitivity.weights(group))
-
     # -- tables -----------------------------------------------------------------------------------------------------
 
     def _tables(self, names: Sequence[str], tokens: torch.Tensor) -> None:
@@ -188,7 +181,7 @@ class _Job:
                     self._outputs(tied, states, under=name)
                     states.unlink()
                 else:
-                    self._choose([name], self.sensitivity.tables[name])
+                    self._choose({name: self.sensitivity.tables[name]})
                 self._done_outside(name)
             hold_integers(module)
             for other, info in self.infos.items():
@@ -208,7 +201,7 @@ class _Job:
                 taken = self.blocks.given_to(module, torch.from_numpy(np.array(held[part])))
                 seen.add(name, taken, torch.from_numpy(self.sensitivity.tokens[name][part]))
             lookups = 0 if under is None else self.sensitivity.tables[under]  # of the rows that texts look up
-            self._choose([under or name], seen.of(name) + lookups)
+            self._choose({under or name: seen.of(name) + lookups})
             if under is None:
                 self._done_outside(name)
 
@@ -241,25 +234,24 @@ class _Job:
         seen = InputMoments()
         modules = {name: self.torch.get_submodule(name) for name in names}
         held = np.load(self.work.states(block), mmap_mode="r")
-        weights = {first: self._weights(first) for first in {self.shared[name] for name in names}}
+        weights = {name: torch.from_numpy(self.sensitivity.weights(name)) for name in names}
         for start in range(0, len(held), _BATCH):
             part = slice(start, start + _BATCH)
-            own = {first: counted[part] for first, counted in weights.items()}
+            own = {name: counted[part] for name, counted in weights.items()}
             with seen.watching(modules, own.get), torch.no_grad():
                 self.blocks.run(block, torch.from_numpy(np.array(held[part])))
-        for first, group in seen.groups().items():
-            self._choose(group, seen.of(first))
+        self._choose({name: seen.of(name) for name in names})
 
-    def _choose(self, names: Sequence[str], moments: NDArray[np.float64]) -> None:
-        """Integers of layers that take one input."""
-        try:
-            seen = Seen(moments, spread_of(moments))
-        except ValueError as problem:
-            raise SourceError(
-                f"layer {names[0]}: {problem}; the calibration text cannot be used"
-            ) from problem
+    def _choose(self, moments: Mapping[str, NDArray[np.float64]]) -> None:
+        """Integers of layers, from the moments of what each takes."""
 
         def one(name: str) -> tuple[str, str, dict[str, float]]:
+            try:
+                seen = Seen(moments[name], spread_of(moments[name]))
+            except ValueError as problem:
+                raise SourceError(
+                    f"layer {name}: {problem}; the calibration text cannot be used"
+                ) from problem
             try:
                 choice = chosen(self.source.weight(self.infos[name]), self.schemes[name], seen)
             except ValueError as problem:
@@ -268,7 +260,7 @@ class _Job:
             return name, choice.method, choice.errors
 
         with ThreadPoolExecutor(self.workers or os.cpu_count() or 1) as pool:
-            for name, method, errors in pool.map(one, names):
+            for name, method, errors in pool.map(one, moments):
                 self.work.done["methods"][name] = {"method": method, "errors": errors}
 
     # -- hidden states ----------------------------------------------------------------------------------------------

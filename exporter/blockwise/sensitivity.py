@@ -44,10 +44,16 @@ class Sensitivity:
     )  # linear layer -> (windows, length) |g|^2
     tables: dict[str, NDArray[np.float64]] = field(default_factory=dict)  # embedding -> mean of g gT
 
-    def weights(self, layers: Collection[str]) -> NDArray[np.float32]:
-        """(windows, length), mean 1: how much a token counts for layers that take one tensor together."""
-        found = np.mean([_balanced(self.tokens[name]) for name in layers], axis=0, dtype=np.float32)
-        return np.asarray(found, np.float32)
+    def weights(self, name: str) -> NDArray[np.float32]:
+        """(windows, length), mean 1: how much a token counts for a layer.
+
+        A window's first tokens may weigh as much as all others: attention rests on them, and the loss does too (cut
+        at 20 times the mean of the others, SmolLM2's KL rose by 5 %).
+        """
+        squares = self.tokens[name]
+        mean = float(squares.mean())
+        found = squares / mean + _LEAST if mean else np.ones_like(squares)
+        return np.asarray(found / found.mean(), np.float32)
 
     def save(self, path: Path) -> None:
         """Whole or not at all."""
@@ -70,14 +76,6 @@ class Sensitivity:
                 else:
                     found.tokens[name] = held[name]
         return found
-
-
-def _balanced(squares: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean 1. A window's first tokens may weigh as much as all others: attention rests on them, and the loss does too
-    (cut at 20 times the mean of the others, SmolLM2's KL rose by 5 %)."""
-    mean = float(squares.mean())
-    found = squares / mean + _LEAST if mean else np.ones_like(squares)
-    return np.asarray(found / found.mean(), np.float32)
 
 
 def measured(

@@ -67,16 +67,23 @@ def test_moments_are_those_of_what_layers_take():
     seen = InputMoments()
     with seen.watching(layers):
         model(IDS)
-    groups = seen.groups()
-    attention = "model.layers.0.self_attn."
-    assert groups[attention + "q_proj"] == [attention + each for each in ("q_proj", "k_proj", "v_proj")]
-    assert [len(group) for group in groups.values()] == [3, 1, 2, 1]
-    for first in groups:
-        x = taken[first].double().numpy()
-        assert np.allclose(seen.of(first), x.T @ x / len(x), rtol=1e-4, atol=1e-6)
+    for name in layers:
+        x = taken[name].double().numpy()
+        assert np.allclose(seen.of(name), x.T @ x / len(x), rtol=1e-4, atol=1e-6)
+    first = "model.layers.0.mlp.down_proj"
+    weighed, weights = InputMoments(), torch.linspace(0, 2, len(taken[first]))
+    weighed.add(first, taken[first], weights)
+    x = taken[first].double().numpy()
+    assert np.allclose(weighed.of(first), (x * weights[:, None].numpy()).T @ x / len(x), rtol=1e-4, atol=1e-6)
     with shared_inputs(layers) as found:
         model(IDS)
-    assert found == {name: first for first, group in groups.items() for name in group}
+    attention, mlp = "model.layers.0.self_attn.", "model.layers.0.mlp."
+    assert {name: found[name] for name in layers} == {
+        **{attention + each: attention + "q_proj" for each in ("q_proj", "k_proj", "v_proj")},
+        attention + "o_proj": attention + "o_proj",
+        **{mlp + each: mlp + "gate_proj" for each in ("gate_proj", "up_proj")},
+        mlp + "down_proj": mlp + "down_proj",
+    }
 
 
 def test_inputs_that_are_not_finite_name_their_layer():
