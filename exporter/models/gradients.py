@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from exporter.models.reference import StreamedEmbedding, StreamedLinear
+from exporter.models.reference import StreamedEmbedding, StreamedLinear, product
 
 Told = Callable[[torch.Tensor, torch.Tensor], None]
 
@@ -43,7 +43,7 @@ def _linear(module: StreamedLinear, told: Told) -> Callable[[torch.Tensor], torc
             taken = x.reshape(-1, columns)
             found = torch.zeros_like(taken)
             for start, stop, weight in module.source.blocks(rows, columns):
-                found.addmm_(upstream[:, start:stop], weight)
+                found += product(upstream[:, start:stop], weight.T.contiguous())
             told(taken, upstream)
             return found.view_as(x)
 

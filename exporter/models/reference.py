@@ -165,7 +165,7 @@ def dequantized_rows(tensor: QuantizedTensor, rows: slice | NDArray[np.int64]) -
     return values
 
 
-def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """(..., in), (out, in), (out,) -> (..., out), all float32.
 
     oneDNN's kernel where PyTorch has it: it uses what the processor has, whoever made it, and takes less than
@@ -194,8 +194,8 @@ class StreamedLinear(torch.nn.Module):
         result = x.new_empty((*x.shape[:-1], rows))
         for start, stop, weight in self.source.blocks(rows, columns):
             if stop - start == rows:
-                return _product(x, weight, self.added)
-            result[..., start:stop] = _product(x, weight)
+                return product(x, weight, self.added)
+            result[..., start:stop] = product(x, weight)
         return result if self.added is None else result.add_(self.added)
 
 

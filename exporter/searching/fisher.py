@@ -20,7 +20,7 @@ from functools import partial
 import torch
 
 from exporter.models.gradients import tell
-from exporter.models.reference import StreamedEmbedding, StreamedLinear, dequantized_rows
+from exporter.models.reference import StreamedEmbedding, StreamedLinear, dequantized_rows, product
 from exporter.numerics import QuantizedTensor
 
 Load = Callable[[], QuantizedTensor]
@@ -113,11 +113,11 @@ class FisherScores:
                 self.power[name] += float((taken @ weight.T).square().sum())
             for scheme, tensor in loaded.items():
                 change = dequantized_rows(tensor, slice(start, stop)).sub_(weight)
-                moved[scheme].addmm_(part, change)
+                moved[scheme] += product(part, change.T.contiguous())
                 if self.measures_output:
                     self.lost[name, scheme] += float((taken @ change.T).square().sum())
-        for scheme, product in moved.items():
-            self.add(name, scheme, (product * taken).sum(dim=1))
+        for scheme, total in moved.items():
+            self.add(name, scheme, (total * taken).sum(dim=1))
 
     def _table(
         self, name: str, module: StreamedEmbedding, index: torch.Tensor, upstream: torch.Tensor
