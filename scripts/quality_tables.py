@@ -1,16 +1,21 @@
 """The figures of scripts/quality.py as a JSON file, and as the Markdown tables of docs/quality.md.
 
-python scripts/quality_tables.py docs/quality/results.json
+    python scripts/quality_tables.py docs/quality/results.json
+
+Beside the file it writes a picture of each reference: our files as a line, peers' as points.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+
+from exporter.searching.showing import curve_picture
 
 DIGITS = 5  # behind the point
 
@@ -114,6 +119,23 @@ def _section(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def pictures(rows: Sequence[Row], folder: Path) -> list[Path]:
+    """REFERENCE.svg for each: mean KL over MB, of the files for ONNX Runtime with activations in int8."""
+    found = []
+    for reference in sorted({row.reference for row in rows}):
+        own = [row for row in rows if row.reference == reference]
+        ours = [row for row in own if row.who == "qexport" and row.runtime == "onnxruntime"]
+        chosen = [row for row in ours if re.fullmatch(r"w4|w8|mix_[0-9.]+", row.format)]
+        line = sorted((row.bytes / 1e6, row.kl_mean) for row in chosen)
+        points = {
+            f"{row.who} {row.format}": (row.bytes / 1e6, row.kl_mean) for row in own if row.who != "qexport"
+        }
+        path = folder / f"{reference}.svg"
+        path.write_text(curve_picture(line, points, None, "qexport (line), peers (points)"), encoding="utf-8")
+        found.append(path)
+    return found
+
+
 def _line(*cells: str) -> str:
     return "| " + " | ".join(cells) + " |"
 
@@ -125,7 +147,9 @@ def main() -> None:
     path = Path(sys.argv[1])
     if not path.is_file():
         sys.exit(f"{path}: not there; scripts/quality.py --json writes it")
-    print(render(Results(path).rows), end="")
+    rows = Results(path).rows
+    print(render(rows), end="")
+    pictures(rows, path.parent)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
@@ -18,9 +18,6 @@ from exporter.commands.common import (
     required,
 )
 
-if TYPE_CHECKING:
-    pass
-
 
 @click.command()
 @recipe_option
@@ -33,6 +30,9 @@ if TYPE_CHECKING:
 @click.option(
     "--out", "-o", type=PATH, metavar="FILE", help="The new recipe. [default: beside R, named by the goal]"
 )
+@click.option(
+    "--beside", type=PATH, metavar="FILE", help="Rows of scripts/quality.py: peers' files, into the picture."
+)
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
 @json_option
 def search(
@@ -42,6 +42,7 @@ def search(
     target_bpw: float | None,
     max_kl: float | None,
     out: Path | None,
+    beside: Path | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -51,7 +52,7 @@ def search(
     """
     from exporter.pipeline import plan_recipe
     from exporter.progress import Stages
-    from exporter.searching import Goal, curve_picture, render_found, write_new
+    from exporter.searching import Goal, curve_picture, measured_beside, render_found, write_new
     from exporter.searching import search as search_for
 
     try:
@@ -65,10 +66,13 @@ def search(
             f"{path}: is there already; name another with --out, or replace it with --force"
         )
     opened, planned = plan_recipe(given)
+    weights: Any = opened.identity()["weights_sha256"]
+    peers = measured_beside(beside, weights.values()) if beside else {}
     found = search_for(given, opened, planned, goal, Stages(console()))
     write_new(path, found.recipe, force)
     picture = path.with_suffix(".svg")
     points = {f"all {name}": (megabytes, true) for name, (megabytes, _, true) in found.uniform.items()}
+    points |= peers
     write_new(
         picture, curve_picture(found.curve, points, (max(found.megabytes.values()), found.loss)), force=True
     )

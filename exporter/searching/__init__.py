@@ -2,6 +2,6 @@
 
 from exporter.searching.goals import Goal
 from exporter.searching.searching import Found, search, write_new
-from exporter.searching.showing import curve_picture, render_found
+from exporter.searching.showing import curve_picture, measured_beside, render_found
 
-__all__ = ["Found", "Goal", "curve_picture", "render_found", "search", "write_new"]
+__all__ = ["Found", "Goal", "curve_picture", "measured_beside", "render_found", "search", "write_new"]

@@ -139,7 +139,8 @@ class Scoring:
         if wants_text({name: scheme}):
             quantize_by_blocks(self.model, decided, windows, store, folder / "work", report, self.workers)
         else:
-            quantize_layers(self.model, decided, store, report, self.workers)
+            said = f"integers of {name}"
+            quantize_layers(self.model, decided, store, lambda _, share: report(said, share), self.workers)
         done.touch()
 
     def _load(self, name: str, layer: LayerInfo) -> Callable[[], QuantizedTensor]:

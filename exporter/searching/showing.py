@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from markupsafe import Markup
@@ -11,6 +12,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from exporter.errors import QexportError
 from exporter.searching.searching import Found
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _MARGIN = 640, 400, 64, 46, 18
@@ -41,13 +43,33 @@ def render_found(found: Found, path: Path, picture: Path) -> Group:
     return Group(table, *(Text(line) for line in lines))
 
 
+def measured_beside(path: Path, weights_sha256: Collection[str]) -> dict[str, tuple[float, float]]:
+    """Points of curve_picture from the rows of scripts/quality.py about a model with these weights, ours left out.
+    Raises QexportError for a file that holds none."""
+    try:
+        rows = json.loads(path.read_text("utf-8"))["rows"]
+        found = {
+            f"{row['who']} {row['format']}": (row["bytes"] / 1e6, row["kl_mean"])
+            for row in rows
+            if row["reference_sha256"] in weights_sha256 and row["who"] != "qexport"
+        }
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise QexportError(f"{path}: holds no rows of scripts/quality.py ({problem!r})") from problem
+    if not found:
+        raise QexportError(
+            f"{path}: holds no peer's row about these weights; scripts/quality.py measures them"
+        )
+    return found
+
+
 def curve_picture(
     curve: Sequence[tuple[float, float]],
     points: Mapping[str, tuple[float, float]],
-    chosen: tuple[float, float],
+    chosen: tuple[float, float] | None,
+    title: str = "predicted (line), measured (points); ring: chosen",
 ) -> str:
     """An SVG of its own: KL on a logarithmic axis over MB; `points` by name."""
-    everything = [*curve, *points.values(), chosen]
+    everything = [*curve, *points.values(), *([chosen] if chosen else [])]
     everything = [(x, y) for x, y in everything if y > 0]
     low_x, high_x = min(x for x, _ in everything), max(x for x, _ in everything)
     low_y, high_y = (math.log10(f(y for _, y in everything)) for f in (min, max))
@@ -76,19 +98,11 @@ def curve_picture(
             x, y = at(*point)
             body.append(Markup('<circle cx="{}" cy="{}" r="4" fill="#D55E00"/>').format(x, y))
             body.append(_label(x + 7, y + 4, name, "start"))
-    x, y = at(*chosen)
-    body.append(
-        Markup('<circle cx="{}" cy="{}" r="6" fill="none" stroke="#009E73" stroke-width="3"/>').format(x, y)
-    )
+    if chosen:
+        ring = '<circle cx="{}" cy="{}" r="6" fill="none" stroke="#009E73" stroke-width="3"/>'
+        body.append(Markup(ring).format(*at(*chosen)))
     body.append(_label((_LEFT + _WIDTH - 110) / 2, _HEIGHT - 8, "MB of the model file", "middle"))
-    body.append(
-        _label(
-            8,
-            _MARGIN - 4,
-            "KL divergence, nats per token: predicted (line), measured (points); ring: chosen",
-            "start",
-        )
-    )
+    body.append(_label(8, _MARGIN - 4, f"KL divergence, nats per token: {title}", "start"))
     head = Markup(
         '<svg xmlns="http://www.w3.org/2000/svg" width="{}" height="{}" font-family="sans-serif" font-size="12">'
     )
