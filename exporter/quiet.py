@@ -29,22 +29,23 @@ def hush() -> None:
 
 
 @contextmanager
-def native_stderr_held() -> Iterator[None]:
-    """Hold back what native libraries write to stderr; it is shown after all when the block fails."""
+def native_output_held(descriptor: int = 2) -> Iterator[None]:
+    """Hold back what native libraries write to stderr, or to stdout (1); it is shown after all when the block
+    fails."""
     if not _hushed:
         yield
         return
-    sys.stderr.flush()
+    (sys.stderr if descriptor == 2 else sys.stdout).flush()
     with tempfile.TemporaryFile() as held:
-        saved = os.dup(2)
-        os.dup2(held.fileno(), 2)
+        saved = os.dup(descriptor)
+        os.dup2(held.fileno(), descriptor)
         try:
             yield
         except BaseException:
-            os.dup2(saved, 2)
+            os.dup2(saved, descriptor)
             held.seek(0)
-            os.write(2, held.read())
+            os.write(descriptor, held.read())
             raise
         finally:
-            os.dup2(saved, 2)
+            os.dup2(saved, descriptor)
             os.close(saved)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporter.benchmarks.worker import Engine, Input
-from exporter.quiet import hush, native_stderr_held
+from exporter.quiet import hush, native_output_held
 from exporter.signatures import BATCH
 
 _NO_STEP = "this model gives everything at once; there is no next token"
@@ -68,7 +68,7 @@ class _ExecuTorchCalls:
     def __init__(self, torch: Any, runtime: Any, path: Path, threads: int, inputs: Sequence[Input]) -> None:
         self.version = set_threads(torch, threads)
         self._torch, self._inputs = torch, list(inputs)
-        with native_stderr_held():
+        with native_output_held():
             self._program = runtime.load_program(path)
             self._forward = self._program.load_method("forward")
 

@@ -13,7 +13,7 @@ from exporter.backends.ort.names import CACHE_TYPES, PAST, PRESENT
 from exporter.benchmarks.calls import import_executorch_calls, import_ort_calls, set_threads
 from exporter.benchmarks.seq2seq import import_executorch_seq2seq, import_ort_seq2seq
 from exporter.benchmarks.worker import Engine, Input, Opener
-from exporter.quiet import hush, native_stderr_held
+from exporter.quiet import hush, native_output_held
 
 
 class _Genai:
@@ -95,7 +95,7 @@ class _ExecuTorch:
     def __init__(self, torch: Any, runtime: Any, path: Path, threads: int) -> None:
         self.version = set_threads(torch, threads)
         self._torch = torch
-        with native_stderr_held():
+        with native_output_held():
             self._program = runtime.load_program(path)
             self._forward = self._program.load_method("forward")
             self._longest = int(self._constant("get_max_seq_len", 2**31))

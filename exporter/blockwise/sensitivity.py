@@ -116,12 +116,13 @@ def measured(
         progress(f"gradients of text {number + 1} of {len(tokens)}", number / len(tokens))
         place[0] = number
         at.clear()
-        _backward(blocks, tokens[number][None], rows, generator)
+        sampled_backward(blocks, tokens[number][None], rows, generator)
     return found
 
 
-def _backward(blocks: Blocks, tokens: torch.Tensor, rows: int, generator: torch.Generator) -> None:
-    """Gradients of the log likelihood of tokens drawn from the model's own distribution, `rows` logits at a time."""
+def sampled_backward(blocks: Blocks, tokens: torch.Tensor, rows: int, generator: torch.Generator) -> None:
+    """Gradients of the log likelihood of tokens drawn from the model's own distribution; `tokens` (1, length), whose
+    logits are made `rows` at a time. Raises QexportError, SourceError for states or weights that are not finite."""
     states = blocks.first_states(tokens, grad=True)
     if not states.requires_grad:  # a table that is not asked about
         states.requires_grad_(True)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from exporter.methods import hqq
 from exporter.methods.gptq import Spread, rounded_along
-from exporter.methods.scales import output_error, refitted
+from exporter.methods.scales import output_error, output_power, refitted
 from exporter.numerics import FloatArray, QuantizedTensor, quantize
 from exporter.schemes import QuantScheme
 
@@ -48,7 +48,7 @@ def chosen(weight: FloatArray, scheme: QuantScheme, seen: Seen) -> Choice:
         for name in (("mse", "wmse", "hqq", "gptq") if scheme.method == "auto" else (scheme.method,))
         if name != "hqq" or scheme.group != "tensor"
     }
-    whole = float(np.einsum("ri,ij,rj->", weight, seen.moments, weight, optimize=True)) or 1.0
+    whole = output_power(weight, seen.moments) or 1.0
     errors = {
         name: float(output_error(weight, found, seen.moments).sum()) / whole for name, found in tried.items()
     }

@@ -29,6 +29,16 @@ def output_error(weight: FloatArray, tensor: QuantizedTensor, moments: NDArray[n
     return found
 
 
+def output_power(weight: FloatArray, moments: NDArray[np.float64]) -> float:
+    """Sum over outputs of their mean square, w^T H w."""
+    known = moments.astype(np.float32)
+    total = 0.0
+    for start in range(0, len(weight), _ROWS):
+        rows = np.asarray(weight[start : start + _ROWS])
+        total += float(np.einsum("ri,ri->", rows @ known, rows, dtype=np.float64))
+    return total
+
+
 def refitted(weight: FloatArray, tensor: QuantizedTensor, moments: NDArray[np.float64]) -> QuantizedTensor:
     """The same integers with the scales that fit them best, in bf16; for symmetric schemes with groups or channels.
 

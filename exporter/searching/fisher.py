@@ -19,6 +19,8 @@ from functools import partial
 
 import torch
 
+from exporter.blockwise.blocks import Blocks
+from exporter.blockwise.sensitivity import sampled_backward
 from exporter.models.gradients import tell
 from exporter.models.reference import StreamedEmbedding, StreamedLinear, dequantized_rows, product
 from exporter.numerics import QuantizedTensor
@@ -27,6 +29,7 @@ Load = Callable[[], QuantizedTensor]
 Progress = Callable[[str, float], None]
 Predicted = dict[str, dict[str, dict[str, float]]]  # unit -> scheme -> score's name -> value
 SCORES = ("fisher", "fisher_tokens", "output")
+_LOGIT_ELEMENTS = 1 << 25  # of a block of logits, 128 MB
 _OUTPUT_EVERY = 4  # the error of outputs varies little from text to text
 
 
@@ -35,20 +38,25 @@ class FisherScores:
 
     def __init__(self, model: torch.nn.Module, candidates: Mapping[str, Mapping[str, Load]]) -> None:
         """`model`: streamed, in float. `candidates`: layer -> scheme's name -> its integers."""
-        self.model = model
+        self.blocks = Blocks(model, candidates)
+        self.rows = max(16, _LOGIT_ELEMENTS // int(model.config.vocab_size))  # type: ignore[union-attr,arg-type]
         self.candidates = candidates
         self.changes: dict[tuple[str, str], torch.Tensor] = {}  # (layer, scheme) -> (tokens,), of one text
         self.lost: dict[tuple[str, str], float] = defaultdict(float)  # sum of squares that outputs lose
         self.power: dict[str, float] = defaultdict(float)  # sum of squares of outputs
+        self.told: dict[tuple[str, str], int] = {}  # how many of the text's tokens that is
+        self.length = 0
         self.measures_output = False
         for name, module in model.named_modules():
             if name in candidates and isinstance(module, StreamedLinear | StreamedEmbedding):
                 self._tell(name, module)
 
     def add(self, layer: str, scheme: str, change: torch.Tensor) -> None:
-        """(tokens,) of one use of a layer."""
+        """(tokens,) of one use of a layer, or the next tokens' part of one."""
         key = (layer, scheme)
-        self.changes[key] = self.changes[key] + change if key in self.changes else change
+        start = self.told.get(key, 0) % self.length
+        self.changes.setdefault(key, torch.zeros(self.length))[start : start + len(change)] += change
+        self.told[key] = start + len(change)
 
     def run(
         self,
@@ -62,14 +70,17 @@ class FisherScores:
         `windows`: (length,) token ids each; `units`: name -> layers.
         """
         generator = torch.Generator().manual_seed(seed)
+        self.blocks.record(windows[0][None])
         found: dict[str, dict[str, dict[str, float]]] = {
             unit: defaultdict(lambda: dict.fromkeys(SCORES, 0.0)) for unit in units
         }
         for number, window in enumerate(windows):
             progress(f"gradients of text {number + 1} of {len(windows)}", number / len(windows))
             self.changes.clear()
+            self.told.clear()
+            self.length = len(window)
             self.measures_output = number % _OUTPUT_EVERY == 0
-            self._backward(window, generator)
+            sampled_backward(self.blocks, window[None], self.rows, generator)
             share = 0.5 / len(window) / len(windows)
             for unit, layers in units.items():
                 for scheme in self.candidates[layers[0]]:
@@ -87,16 +98,6 @@ class FisherScores:
         return {
             unit: {scheme: dict(each) for scheme, each in schemes.items()} for unit, schemes in found.items()
         }
-
-    def _backward(self, window: torch.Tensor, generator: torch.Generator) -> None:
-        """Gradients of the log likelihood of tokens drawn from the model's own distribution."""
-        logits = self.model(window[None], use_cache=False).logits[0]
-        with torch.no_grad():
-            gradient = torch.softmax(logits.detach(), dim=-1)
-            drawn = torch.multinomial(gradient, 1, generator=generator)
-            gradient.neg_()
-            gradient.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=gradient.dtype))
-        logits.backward(gradient)
 
     def _tell(self, name: str, module: StreamedLinear | StreamedEmbedding) -> None:
         if isinstance(module, StreamedLinear):

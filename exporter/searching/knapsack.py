@@ -12,6 +12,8 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
+from exporter.quiet import native_output_held
+
 
 @dataclass(frozen=True)
 class Option:
@@ -60,13 +62,14 @@ def _solved(options: Sequence[Option], cost: np.ndarray, constraint: LinearConst
     rows = [units[option.unit] for option in options]
     once = coo_array((np.ones(len(options)), (rows, range(len(options)))), (len(units), len(options)))
     scale = float(np.abs(cost).max(initial=0.0)) or 1.0
-    result = milp(
-        cost / scale,
-        integrality=np.ones(len(options)),
-        bounds=Bounds(0, 1),
-        constraints=[LinearConstraint(once.tocsr(), 1, 1), constraint],
-        options={"mip_rel_gap": 0.0},
-    )
+    with native_output_held(1):  # HiGHS has lines for its makers that no option silences
+        result = milp(
+            cost / scale,
+            integrality=np.ones(len(options)),
+            bounds=Bounds(0, 1),
+            constraints=[LinearConstraint(once.tocsr(), 1, 1), constraint],
+            options={"mip_rel_gap": 0.0},
+        )
     if result.x is None:
         raise NoFit(str(result.message))
     return {

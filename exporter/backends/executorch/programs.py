@@ -30,7 +30,7 @@ from exporter.errors import ArtifactError
 from exporter.models.exporting import export
 from exporter.models.masks import attend, masking, score_bias
 from exporter.models.skeleton import shortened
-from exporter.quiet import native_stderr_held
+from exporter.quiet import native_output_held
 from exporter.signatures import BATCH
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class ExecuTorchProgram:
     takes_batches = False
 
     def __init__(self, path: Path, name: str) -> None:
-        with native_stderr_held():  # the CPU's description, line by line
+        with native_output_held():  # the CPU's description, line by line
             self._program = _load(path)  # kept: the method reads from its memory
             names = self._program.method_names
             method = name if name in names else FORWARD
@@ -122,7 +122,7 @@ class ExecuTorchProgram:
                 f"the model wants {', '.join(missing)}; given are {', '.join(sorted(inputs))}"
             )
         given = tuple(torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in self.inputs)
-        with native_stderr_held(), one_thread_in_torch():
+        with native_output_held(), one_thread_in_torch():
             found = self._method.execute(given)
         # copied: the runtime reuses its outputs' memory
         return {name: tensor.numpy().copy() for name, tensor in zip(self.outputs, found, strict=True)}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from exporter.backends.executorch.threads import one_blas_thread_each, one_thread_in_torch
 from exporter.errors import ArtifactError
-from exporter.quiet import native_stderr_held
+from exporter.quiet import native_output_held
 
 
 def _load(path: Path) -> Any:
@@ -43,7 +43,7 @@ class ExecuTorchText:
     def __init__(self, path: Path) -> None:
         self._path = path
         one_blas_thread_each()
-        with native_stderr_held():  # the CPU's description, line by line
+        with native_output_held():  # the CPU's description, line by line
             self._program = _load(path)  # kept: the methods read from its memory
             self._forward = self._program.load_method("forward")
             self.max_context = int(self._program.load_method("get_max_context_len").execute(())[0])

@@ -15,7 +15,7 @@ from exporter.backends.executorch.seq2seq import DECODER, ENCODER
 from exporter.backends.executorch.threads import one_thread_in_torch
 from exporter.errors import ArtifactError
 from exporter.models.seq2seq import MASK
-from exporter.quiet import native_stderr_held
+from exporter.quiet import native_output_held
 
 
 class ExecuTorchSeq2Seq:
@@ -25,7 +25,7 @@ class ExecuTorchSeq2Seq:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with native_stderr_held():  # the CPU's description, line by line
+        with native_output_held():  # the CPU's description, line by line
             self._program = _load(path)  # kept: the methods read from its memory
             self._encoder = self._program.load_method(ENCODER)
             self._decoder = self._program.load_method(DECODER)
@@ -37,7 +37,7 @@ class ExecuTorchSeq2Seq:
     def encode(self, inputs: Mapping[str, NDArray[Any]]) -> None:
         """Run the encoder, batch 1, and forget every token. A mask is not wanted: nothing is padded."""
         given = [torch.from_numpy(np.ascontiguousarray(x)) for name, x in inputs.items() if name != MASK]
-        with native_stderr_held(), one_thread_in_torch():
+        with native_output_held(), one_thread_in_torch():
             (found,) = self._encoder.execute(tuple(given))
         self._encoded = found.clone()  # the methods share one arena, where the next call writes
         self.reset()
