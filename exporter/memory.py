@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from exporter.errors import QexportError
+from exporter.schemes import wants_text
 from exporter.tasks import SPECS
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ _FLOAT = 4  # bytes
 # resident before a stage works (imports, what earlier stages left), and bytes for each byte of its file.
 _TOKENIZER_PER_WORD = 1600  # bytes, beside every stage
 _BASE_QUANTISE = 350 * MB
+_BASE_BLOCKS = 700 * MB  # PyTorch, blocks of logits, hidden states on their way
+_GRAPH = 2.5  # what is kept for the backward pass, for each number that a linear layer takes
+_METHOD_PER_WEIGHT = 8  # bytes: three candidates' integers, and copies of rows
 _BASE_LOWER = {"onnxruntime": 760 * MB, "executorch": 800 * MB}
 _BASE_VERIFY = 1100 * MB
 _LOWER_PER_BYTE = {"onnxruntime": 2.2, "executorch": 2.8}
@@ -112,6 +116,8 @@ def peak_forecast(plan: QuantPlan, workers: int, share: float = 1.0) -> dict[str
     # a worker holds its layer's float weight, mapped, and the integers that it writes; they take layers in order
     together = max((sum(sizes[i : i + workers]) for i in range(len(sizes))), default=0)
     found = {"quantise": _BASE_QUANTISE + words + (_FLOAT + 1) * together}
+    if plan.task == "text-generation" and wants_text({layer.name: layer.scheme for layer in plan.layers}):
+        found["quantise"] = words + _by_blocks(plan, max(sizes))
     # a layer that is tied is read back under both of its names
     read_back = _READ_BACK * sum(layer.info.parameters for layer in plan.layers if not layer.scheme.is_float)
     for forecast in plan.forecasts:
@@ -120,6 +126,14 @@ def peak_forecast(plan: QuantPlan, workers: int, share: float = 1.0) -> dict[str
         found[f"lower to {name}"] = _BASE_LOWER.get(name, _BASE_NPU) + words + int(max(lowering, read_back))
     found["verify"] = words + _verify_peak(plan, share, kept_float)
     return found
+
+
+def _by_blocks(plan: QuantPlan, largest: int) -> int:
+    """Gradients of a window through the whole model, then methods on the largest layer; the float model is mapped."""
+    inputs = sum(layer.info.shape[-1] for layer in plan.layers if layer.info.kind == "linear")
+    graph = int(_GRAPH * _FLOAT * _WINDOW * inputs)
+    mapped = _FLOAT * sum(layer.info.parameters for layer in plan.layers if layer.tied_to is None)
+    return _BASE_BLOCKS + mapped + max(graph, _METHOD_PER_WEIGHT * largest)
 
 
 def _verify_peak(plan: QuantPlan, share: float, kept_float: int) -> int:

@@ -187,7 +187,7 @@ class _Release:
             verdict = missed.verdict
             failed = _Missed(step, candidate, verdict["figures"], tuple(verdict["misses"]))
         except GateFailed as missed:
-            failed = _Missed(step, candidate, {}, (str(missed),))
+            failed = _Missed(step, candidate, {}, (" ".join(str(missed).split()),))
         self.place.forget(job_hash(candidate, plan, model))
         self._miss(failed, time.monotonic() - started)
         return None

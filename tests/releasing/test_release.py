@@ -197,6 +197,53 @@ def test_a_killed_job_goes_on_with_the_same_bytes(folder, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
+def test_training_goes_on_too_and_is_not_done_twice(folder, tmp_path, monkeypatch):
+    """Interrupted behind its last checkpoint and behind training itself: the same integers as without."""
+    rest = CALIBRATION + "qat: {steps: 4, samples: 12}\n"
+    recipe = written(folder, "{max_kl: 100}", rest=rest)
+    whole, _ = released(recipe, tmp_path / "a")
+    assert whole.data["training"]["losses"][3] > 0 and set(whole.data["training"]["held_out"]) >= {"0", "4"}
+    assert 'id="methods"' in (tmp_path / "a" / "report.html").read_text()
+
+    from exporter import pipeline
+    from exporter.qat import training
+
+    settings = training.Settings.checkpoints
+    monkeypatch.setattr(training.Settings, "__init__", _with_checkpoints(training.Settings.__init__))
+    for target, name in ((training.Training, "_evaluate"), (pipeline, "_lower")):
+        with monkeypatch.context() as broken:
+            broken.setattr(target, name, _interrupts(getattr(target, name), at=2))
+            with pytest.raises(KeyboardInterrupt):
+                released(recipe, tmp_path / "b", resume=True)
+    result, said = released(recipe, tmp_path / "b", resume=True)
+    assert settings == training.Settings.checkpoints and "going on from an earlier run's work" in said
+    assert result.data["training"] == whole.data["training"]
+    for path in ("onnxruntime/model.onnx.data", "golden/vectors.json"):
+        assert (tmp_path / "b" / path).read_bytes() == (tmp_path / "a" / path).read_bytes()
+
+
+def _with_checkpoints(plain):
+    """One after each step."""
+
+    def init(self, *given, **named):
+        plain(self, *given, **{**named, "checkpoints": 1})
+
+    return init
+
+
+def _interrupts(plain, at):
+    """Ctrl-C at the given call, or at the first of a function that is called once."""
+    calls = []
+
+    def called(*given, **named):
+        calls.append(0)
+        if len(calls) == at or plain.__name__ == "_lower":
+            raise KeyboardInterrupt
+        return plain(*given, **named)
+
+    return called
+
+
 def test_two_jobs_of_one_folder(tmp_path):
     said = pytest.raises(QexportError, match="another qexport is at work there; wait for it, or stop it")
     with workplace(tmp_path / "out", False, print), said, workplace(tmp_path / "out", False, print):
