@@ -23,7 +23,6 @@ from exporter.progress import Stages
 from exporter.recipe import Envelope, Recipe
 from exporter.releasing.judging import judge_of, judged_by, shortly
 from exporter.releasing.steps import MARGIN, with_int8, with_method, with_mix, with_training
-from exporter.searching import Goal
 from exporter.workplace import Workplace, workplace
 
 _AS_WRITTEN = "as written"
@@ -138,6 +137,8 @@ class _Release:
 
     def _mixes(self) -> Iterator[tuple[str, Recipe]]:
         """A mix for the loss that is allowed, or half of what was lost; where it misses, one aimed lower."""
+        from exporter.searching import Goal  # imports torch
+
         base = self._base("mix")
         with suppress(QexportError):  # calibrated already, or the search will say what is missing
             base = with_method(base)

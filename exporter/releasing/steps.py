@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from exporter.errors import PlanError, QexportError
 from exporter.pipeline import plan_recipe
 from exporter.progress import Stages
 from exporter.recipe import Recipe, SchemeEntry, changed_recipe, parse_recipe, recipe_data, same_model
 from exporter.schemes import CALIBRATED_METHODS
-from exporter.searching import Goal, search
+
+if TYPE_CHECKING:
+    from exporter.searching import Goal
 
 INT8 = "envelope_int8"  # the scheme that a step adds where the recipe has none of eight bits
 MARGIN = 0.95  # of a limit, for what a prediction is aimed at
@@ -45,6 +47,8 @@ def with_mix(recipe: Recipe, goal: Goal, stages: Stages) -> tuple[Recipe, float]
 
     Raises PlanError where the goal cannot be met, QexportError where a search cannot be.
     """
+    from exporter.searching import search  # imports torch, which a wrong recipe must not wait for
+
     _needs_text(recipe)
     data = recipe_data(recipe)
     _eight_bits(recipe, data)
