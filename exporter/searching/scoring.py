@@ -22,6 +22,7 @@ from exporter.blockwise.moments import shared_inputs
 from exporter.blockwise.windows import calibration_windows
 from exporter.errors import QexportError
 from exporter.layers import LayerInfo
+from exporter.memory import release_to_system
 from exporter.models.causal_lm import CausalLM, CausalLMSkeleton
 from exporter.models.reference import streamed_float_model
 from exporter.numerics import QuantizedTensor
@@ -107,8 +108,10 @@ class Scoring:
         for number, (name, scheme) in enumerate(self.candidates.items()):
             share = partial(_scaled, report, 0.5 * number / len(self.candidates), 0.5 / len(self.candidates))
             self._integers(name, scheme, windows[: -len(held_out)], share)
+            release_to_system()  # each stage has models of its own, whose mapped files count as memory
         units = units_of(self.layers, self._inputs(windows[0]))
         predicted = self._predicted(units, windows, partial(_scaled, report, 0.5, 0.3))
+        release_to_system()
         measured, uniform = self._measured(units, predicted, held_out, partial(_scaled, report, 0.8, 0.2))
         found = _judged(units, predicted, measured, uniform)
         write_json(path.with_suffix(".partial"), found.to_json())
