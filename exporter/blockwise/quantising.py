@@ -151,7 +151,7 @@ class _Job:
 
     def _gradients(self, tokens: torch.Tensor) -> None:
         """How much each token counts for each layer: of the float model, and so kept for every scheme of it."""
-        names = [n for n, info in self.infos.items() if n in self.judged or info.tied_to in self.judged]
+        names = list(self.infos)  # all of them, so that other schemes find the same file
         asked = {"version": VERSION, "model": self.source.identity(), "layers": names}
         digest = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode())
         digest.update(tokens.numpy().tobytes())

@@ -104,12 +104,12 @@ def measured(
             found.tables.get(name, 0) + (gradient.T @ gradient).double().numpy() / tokens.numel()
         )
 
-    for name in layers:
-        module = model.get_submodule(name)
-        assert isinstance(module, StreamedLinear | StreamedEmbedding)
-        if isinstance(module, StreamedEmbedding):
+    for name, module in model.named_modules():
+        if isinstance(module, StreamedEmbedding) and name in layers:
             del found.tokens[name]
-        tell(module, partial(table if isinstance(module, StreamedEmbedding) else linear, name))
+            tell(module, partial(table, name))
+        elif isinstance(module, StreamedLinear):  # the gradient passes all of them, whoever is asked about
+            tell(module, partial(linear, name) if name in layers else lambda *_: None)
     generator = torch.Generator().manual_seed(_SEED)
     rows = max(16, _LOGIT_ELEMENTS // int(model.config.vocab_size))  # type: ignore[union-attr,arg-type]
     for number in range(len(tokens)):

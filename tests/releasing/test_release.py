@@ -199,7 +199,7 @@ def test_a_killed_job_goes_on_with_the_same_bytes(folder, tmp_path):
 
 def test_training_goes_on_too_and_is_not_done_twice(folder, tmp_path, monkeypatch):
     """Interrupted behind its last checkpoint and behind training itself: the same integers as without."""
-    rest = CALIBRATION + "qat: {steps: 4, samples: 12}\n"
+    rest = CALIBRATION + "qat: {steps: 4, samples: 12, patience: 9}\n"
     recipe = written(folder, "{max_kl: 100}", rest=rest)
     whole, _ = released(recipe, tmp_path / "a")
     assert whole.data["training"]["losses"][3] > 0 and set(whole.data["training"]["held_out"]) >= {"0", "4"}
