@@ -62,6 +62,27 @@ def test_a_budget_is_kept_and_used(folder):
     assert "<svg" in (folder / "a.svg").read_text()
 
 
+def test_peers_stand_in_the_picture(folder):
+    recipe = load_recipe(folder / "r.yaml")
+    model, _ = plan_recipe(recipe)
+    (own,) = model.identity()["weights_sha256"].values()
+    row = {"who": "llama.cpp", "format": "Q4_0", "bytes": 150_000, "kl_mean": 0.01, "reference_sha256": own}
+    (folder / "rows.json").write_text(
+        json.dumps({"rows": [row, {**row, "who": "qexport", "format": "ours"}]})
+    )
+    beside = ("--beside", str(folder / "rows.json"))
+    found = search(folder, "--target-bpw", "6", "--out", str(folder / "p.yaml"), *beside)
+    assert found.exit_code == 0, found.output
+    picture = (folder / "p.svg").read_text()
+    assert "llama.cpp Q4_0" in picture and "ours" not in picture
+    (folder / "rows.json").write_text(json.dumps({"rows": [{**row, "reference_sha256": "0"}]}))
+    found = search(folder, "--target-bpw", "6", "--out", str(folder / "q.yaml"), *beside)
+    assert str(found.exception) == (
+        f"{folder / 'rows.json'}: holds no peer's row about these weights; scripts/quality.py measures them"
+    )
+    assert not (folder / "q.yaml").exists()
+
+
 def test_a_second_budget_reads_the_scores(folder):
     search(folder, "--target-bpw", "6", "--out", str(folder / "b.yaml"))
     scores = next((folder / "cache" / "search").glob("*/scores.json"))
