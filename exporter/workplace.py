@@ -17,6 +17,7 @@ from typing import Any
 from exporter.artifacts import write_json
 from exporter.errors import QexportError
 from exporter.folders import locked
+from exporter.memory import MemoryProblem
 
 _NOTES = "notes.json"
 _KEY = 16  # letters of a job's hash that name its folder
@@ -68,7 +69,7 @@ def sweep(out: Path) -> None:
 
 @contextmanager
 def workplace(out: Path, resume: bool, say: Callable[[str], None]) -> Iterator[Workplace]:
-    """`OUT.work`, removed when the job ends well or is refused; an interrupt or a kill leaves it for --resume.
+    """`OUT.work`, removed when the job ends well or is refused; whatever else stops it leaves it for --resume.
 
     Raises QexportError where another job works there.
     """
@@ -77,10 +78,10 @@ def workplace(out: Path, resume: bool, say: Callable[[str], None]) -> Iterator[W
     with locked(folder):
         try:
             yield Workplace(folder, resume, say)
-        except QexportError:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        except KeyboardInterrupt:
-            say(f"{folder}: holds what is done; the same command with --resume goes on from there")
+        except BaseException as problem:
+            if isinstance(problem, QexportError) and not isinstance(problem, MemoryProblem):
+                shutil.rmtree(folder, ignore_errors=True)  # what was refused would be refused again
+            else:
+                say(f"{folder}: holds what is done; the same command with --resume goes on from there")
             raise
         shutil.rmtree(folder, ignore_errors=True)
