@@ -70,7 +70,7 @@ def exported(recipe: Path, folder: Path, model: Path | None = None) -> Path:
     """The artifact's folder."""
     if not (folder / "manifest.json").is_file():
         other = ("--model", model.resolve()) if model else ()
-        qexport("--recipe", recipe, "--out", folder, *other, log=folder.with_suffix(".log"))
+        qexport("--recipe", recipe, "--out", folder, *other, log=folder.with_name(f"{folder.name}.log"))
     return folder
 
 
