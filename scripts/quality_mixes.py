@@ -30,7 +30,7 @@ rules:
   - {{match: "**", scheme: {scheme}}}
 calibration: {{text: [{texts}], share: calibration, samples: {samples}}}
 targets:
-  - {{backend: onnxruntime, min_runtime: "1.23"}}
+  - {{backend: onnxruntime, min_runtime: "1.24"}}
   - {{backend: executorch, max_context: 1024}}
 parity: {{lowering: {{max_rel: 0.001}}}}
 """

@@ -18,6 +18,7 @@ from pathlib import Path
 from exporter.searching.showing import curve_picture
 
 DIGITS = 5  # behind the point
+_ROOM = 1.02  # how much larger a file may be and still count as of that size
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ def _section(rows: Sequence[Row]) -> str:
         figures = (f"{row.bytes / 1e6:.1f}", f"{row.kl_mean:.4f}", f"{row.kl_p99:.3f}")
         share, ratio = f"{100 * row.same_top:.1f} %", f"{row.ppl_ratio:.3f}"
         lines.append(_line(row.who, row.format, row.runtime, *figures, share, ratio))
+    lines += _ratios(ordered)
     languages = sorted({language for row in rows for language in row.kl_by_language})
     lines += ["", _line("mean KL of", *languages), _line(*["---"] * (len(languages) + 1))]
     for row in ordered:
@@ -117,6 +119,25 @@ def _section(rows: Sequence[Row]) -> str:
         cells = ["–" if value is None else f"{value:.3f}" for value in values]
         lines.append(_line(f"{row.who}, {row.format}, {row.runtime}", *cells))
     return "\n".join(lines)
+
+
+def _ratios(rows: Sequence[Row]) -> list[str]:
+    """Of our files: mean KL over the least of each peer's files that are no more than 2 % larger."""
+    ours = [row for row in rows if row.who == "qexport"]
+    peers = sorted({row.who for row in rows} - {"qexport"})
+    if not ours or not peers:
+        return []
+    lines = ["", _line("mean KL over the least of", *peers), _line(*["---"] * (len(peers) + 1))]
+    for row in ours:
+        cells = []
+        for who in peers:
+            fitting = [other for other in rows if other.who == who and other.bytes <= _ROOM * row.bytes]
+            best = min(fitting, key=lambda other: other.kl_mean, default=None)
+            cells.append(
+                "none so small" if best is None else f"{row.kl_mean / best.kl_mean:.2f} ({best.format})"
+            )
+        lines.append(_line(f"{row.format}, {row.runtime}, {row.bytes / 1e6:.1f} MB", *cells))
+    return lines
 
 
 def pictures(rows: Sequence[Row], folder: Path) -> list[Path]:

@@ -15,7 +15,10 @@ from rich.text import Text
 from exporter.errors import QexportError
 from exporter.searching.searching import Found
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _MARGIN = 640, 400, 64, 46, 18
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _MARGIN = 680, 420, 64, 46, 30
+_FEW = 12  # points of a curve that are marked
+_RIGHT = 150  # for names of points that stand at the right end
+_LETTER, _LINE = 6.5, 13  # pixels of a name, about
 
 
 def render_found(found: Found, path: Path, picture: Path) -> Group:
@@ -76,7 +79,7 @@ def curve_picture(
     span_x, span_y = max(high_x - low_x, 1e-9), max(high_y - low_y, 0.1)
 
     def at(x: float, y: float) -> tuple[float, float]:
-        right = _LEFT + (x - low_x) / span_x * (_WIDTH - _LEFT - 110)
+        right = _LEFT + (x - low_x) / span_x * (_WIDTH - _LEFT - _RIGHT)
         down = _MARGIN + (high_y - math.log10(y)) / span_y * (_HEIGHT - _BOTTOM - 2 * _MARGIN)
         return round(right, 1), round(down, 1)
 
@@ -85,7 +88,7 @@ def curve_picture(
         value = 10 ** (power / 4)
         if low_y <= math.log10(value) <= high_y + 1e-9:
             _, y = at(low_x, value)
-            body.append(_line(_LEFT, y, _WIDTH - 110, y, "#ddd"))
+            body.append(_line(_LEFT, y, _WIDTH - _RIGHT, y, "#ddd"))
             body.append(_label(_LEFT - 6, y + 4, f"{value:.2g}", "end"))
     digits = max(0, math.ceil(-math.log10(span_x / 5)))
     for step in range(6):
@@ -93,20 +96,37 @@ def curve_picture(
         body.append(_label(x, _HEIGHT - _BOTTOM + 8, f"{low_x + span_x * step / 5:.{digits}f}", "middle"))
     path = " ".join(f"{x},{y}" for x, y in (at(*point) for point in curve if point[1] > 0))
     body.append(Markup('<polyline points="{}" fill="none" stroke="#0072B2" stroke-width="2"/>').format(path))
-    for name, point in points.items():
-        if point[1] > 0:
-            x, y = at(*point)
-            body.append(Markup('<circle cx="{}" cy="{}" r="4" fill="#D55E00"/>').format(x, y))
-            body.append(_label(x + 7, y + 4, name, "start"))
+    for x, y in (at(*point) for point in curve if point[1] > 0 and len(curve) <= _FEW):
+        body.append(Markup('<circle cx="{}" cy="{}" r="4" fill="#0072B2"/>').format(x, y))
+    shown = {name: at(*point) for name, point in points.items() if point[1] > 0}
+    for x, y in shown.values():
+        body.append(Markup('<circle cx="{}" cy="{}" r="4" fill="#D55E00"/>').format(x, y))
+    body += [_label(x, y, name, "start") for name, (x, y) in _apart(shown).items()]
     if chosen:
         ring = '<circle cx="{}" cy="{}" r="6" fill="none" stroke="#009E73" stroke-width="3"/>'
         body.append(Markup(ring).format(*at(*chosen)))
-    body.append(_label((_LEFT + _WIDTH - 110) / 2, _HEIGHT - 8, "MB of the model file", "middle"))
-    body.append(_label(8, _MARGIN - 4, f"KL divergence, nats per token: {title}", "start"))
+    body.append(_label((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8, "MB of the model file", "middle"))
+    body.append(_label(8, 14, f"KL divergence, nats per token: {title}", "start"))
     head = Markup(
         '<svg xmlns="http://www.w3.org/2000/svg" width="{}" height="{}" font-family="sans-serif" font-size="12">'
     )
     return str(Markup("\n").join([head.format(_WIDTH, _HEIGHT), *body, Markup("</svg>\n")]))
+
+
+def _apart(points: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    """Where each point's name begins: at its right, lower where another name stands there."""
+    found: dict[str, tuple[float, float]] = {}
+    for name, (x, y) in sorted(points.items(), key=lambda item: item[1][1]):
+        place = (x + 7, y + 4)
+        while any(
+            abs(place[1] - other[1]) < _LINE
+            and place[0] < other[0] + _LETTER * len(taken)
+            and other[0] < place[0] + _LETTER * len(name)
+            for taken, other in found.items()
+        ):
+            place = (place[0], place[1] + 1)
+        found[name] = place
+    return found
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, colour: str) -> Markup:

@@ -149,11 +149,17 @@ def test_tables():
         "| llama.cpp | Q4_0 | llama.cpp | 91.7 | 0.4661 | 2.500 | 58.2 % | 1.467 |",
         "| qexport | int4 | executorch | 80.0 | 0.4661 | 2.500 | 58.2 % | 1.467 |",
         "",
+        "| mean KL over the least of | llama.cpp |",
+        "| --- | --- |",
+        "| int4, executorch, 80.0 MB | none so small |",
+        "",
         "| mean KL of | de | en |",
         "| --- | --- | --- |",
         "| llama.cpp, Q4_0, llama.cpp | 0.500 | 0.250 |",
         "| qexport, int4, executorch | 0.100 | – |",
     ]
+    larger = replace(OURS, bytes=91_000_000, kl_mean=ROW.kl_mean / 2)
+    assert "| int4, executorch, 91.0 MB | 0.50 (Q4_0) |" in render([larger, ROW])
     assert render([ROW, replace(ROW, share="development", text_sha256="0")]).count("### tiny") == 2
 
 
@@ -162,6 +168,7 @@ def test_the_tables_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["quality_tables.py", str(tmp_path / "results.json")])
     quality_tables.main()
     assert capsys.readouterr().out == render([ROW])
+    assert "llama.cpp Q4_0" in (tmp_path / "tiny.svg").read_text()
     monkeypatch.setattr("sys.argv", ["quality_tables.py", str(tmp_path / "none.json")])
     with pytest.raises(SystemExit, match=r"none\.json: not there; scripts/quality\.py --json writes it"):
         quality_tables.main()
