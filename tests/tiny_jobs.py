@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import tiny_models
 
 ROOT = Path(__file__).parent.parent
 QEXPORT = Path(sys.executable).with_name("qexport")
@@ -67,6 +70,16 @@ def write_recipe(folder: Path, source: object, **changes: str) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(recipe_text(source, **changes))
     return path
+
+
+def write_calibration(folder: Path) -> None:
+    """A model in m, texts to calibrate on in cal.jsonl, and one to judge by in text.txt."""
+    (folder / "m").mkdir()
+    tiny_models.llama_with_tokenizer(folder / "m")
+    words = TEXT.split()
+    lines = [" ".join(words[(n + i * (n % 7 + 1)) % len(words)] for i in range(150)) for n in range(12)]
+    (folder / "cal.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    (folder / "text.txt").write_text(TEXT)
 
 
 class Ended(NamedTuple):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.artifacts import changed_files, read_manifest
-from exporter.errors import ArtifactError, EnvelopeMissed, GateFailed, QexportError, RecipeError
+from exporter.errors import ArtifactError, EnvelopeMissed, GateFailed, QexportError
 from exporter.jobs import job_hash
 from exporter.pipeline import Result, failed_place, plan_recipe, run
 from exporter.plan import QuantPlan
@@ -118,10 +118,8 @@ class _Release:
             make = {"method": with_method, "qat": with_training, "int8": with_int8}[step]
             try:
                 yield step, make(self._base(step))
-            except RecipeError as problem:
-                self._pass_over(step, str(problem).replace("\n", "; "))
             except QexportError as problem:
-                self._pass_over(step, str(problem))
+                self._pass_over(step, " ".join(str(problem).split()))
 
     def _base(self, step: str) -> Recipe:
         """What a step starts from: training from the candidate that lost least within max_mb, the others from the
@@ -151,7 +149,7 @@ class _Release:
             try:
                 candidate, predicted = with_mix(base, goal, self.stages)
             except QexportError as problem:
-                self._pass_over(step, str(problem).replace("\n", "; "))
+                self._pass_over(step, " ".join(str(problem).split()))
                 return
             self.stages.say(f"step {step}: predicted KL {predicted:.4f}")
             yield step, candidate
@@ -168,7 +166,13 @@ class _Release:
             self._miss(_Missed(step, candidate, known["figures"], tuple(known["misses"])))
             return None
         started = time.monotonic()
-        model, plan = plan_recipe(candidate)
+        try:
+            model, plan = plan_recipe(candidate)
+        except QexportError as problem:
+            if step == _AS_WRITTEN:
+                raise
+            self._pass_over(step, " ".join(str(problem).split()))
+            return None
         if (large := self._too_large(plan)) is not None:
             self._miss(_Missed(step, candidate, *large))
             return None

@@ -1,14 +1,12 @@
 """A recipe with an envelope on a tiny model: down the ladder, or nothing; and work that outlives a kill."""
 
 import io
-import json
 import os
 import signal
 import time
 
 import pytest
 import tiny_jobs
-import tiny_models
 from rich.console import Console
 
 from exporter.artifacts import read_manifest
@@ -27,12 +25,7 @@ CALIBRATION = "calibration: {text: [cal.jsonl]}\n"
 def folder(tmp_path_factory):
     """A model, text, and a cache of its own."""
     place = tmp_path_factory.mktemp("release")
-    (place / "m").mkdir()
-    tiny_models.llama_with_tokenizer(place / "m")
-    words = tiny_jobs.TEXT.split()
-    lines = [" ".join(words[(n + i * (n % 7 + 1)) % len(words)] for i in range(150)) for n in range(12)]
-    (place / "cal.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
-    (place / "text.txt").write_text(tiny_jobs.TEXT)
+    tiny_jobs.write_calibration(place)
     return place
 
 
@@ -146,6 +139,15 @@ def test_steps_that_cannot_be_say_why(folder, tmp_path):
     recipe = written(folder, "{max_kl: 0.000001, ladder: [method, mix, qat]}", "mse", "")
     missed, _ = released(recipe, tmp_path / "out")
     assert str(missed).count("no candidate: needs calibration: {text: [a file]}") == 3
+
+
+def test_a_step_that_no_target_can_run_is_passed_over(folder, tmp_path):
+    recipe = written(folder, "{max_kl: 0.000001, ladder: [int8]}", "mse")
+    path = recipe.path.with_name("groups.yaml")
+    path.write_text(recipe.text.replace("group: channel", "group: 128"))
+    missed, _ = released(load_recipe(path), tmp_path / "out")
+    last = str(missed).splitlines()[-2]
+    assert last.startswith("  - int8: no candidate: ") and "group 128 of scheme w8 does not divide" in last
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import tiny_jobs
-import tiny_models
 from click.testing import CliRunner
 
 from exporter.cli import cli
@@ -18,15 +17,10 @@ RULES = '  - {match: "**", scheme: w4}\n'
 def folder(tmp_path_factory):
     """A model, text, a recipe, and a cache of its own."""
     place = tmp_path_factory.mktemp("search")
-    (place / "m").mkdir()
-    tiny_models.llama_with_tokenizer(place / "m")
-    words = tiny_jobs.TEXT.split()
-    lines = [" ".join(words[(n + i * (n % 7 + 1)) % len(words)] for i in range(150)) for n in range(12)]
-    (place / "cal.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    tiny_jobs.write_calibration(place)
     text = tiny_jobs.recipe_text("m", rules=RULES).replace(
         "targets:", "calibration: {text: [cal.jsonl]}\ntargets:"
     )
-    (place / "text.txt").write_text(tiny_jobs.TEXT)
     (place / "r.yaml").write_text(text)
     return place
 
