@@ -112,7 +112,7 @@ def run(
             for path in changed:
                 stages.say(f"{path}: missing, or not as it was written")
         check_target(out, _disk_needed(plan), force)
-        _checkfailed_place(failed_place(out))
+        _check_failed_place(failed_place(out))
         room = room_for(plan, max_memory)
     stages.say(f"memory needed, forecast: {spoken(room.forecast)}")
     with ExitStack() as held:
@@ -399,7 +399,7 @@ def failed_place(out: Path) -> Path:
     return Path(f"{out}.failed")
 
 
-def _checkfailed_place(failed: Path) -> None:
+def _check_failed_place(failed: Path) -> None:
     """Refuse before any work, should the job fail, to mix its files with someone else's."""
     if failed.exists() and not (failed / MANIFEST).is_file():
         raise ArtifactError(

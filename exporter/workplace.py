@@ -59,9 +59,13 @@ class Workplace:
         os.replace(draft, self.folder / _NOTES)
 
 
+def _beside(out: Path) -> Path:
+    return Path(f"{os.path.abspath(out)}.work")
+
+
 def sweep(out: Path) -> None:
     """Remove what is left of a job that was killed after its files were in place."""
-    folder = Path(f"{os.path.abspath(out)}.work")
+    folder = _beside(out)
     if folder.is_dir():
         with suppress(QexportError), locked(folder):
             shutil.rmtree(folder)
@@ -73,7 +77,7 @@ def workplace(out: Path, resume: bool, say: Callable[[str], None]) -> Iterator[W
 
     Raises QexportError where another job works there.
     """
-    folder = Path(f"{os.path.abspath(out)}.work")
+    folder = _beside(out)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         try:

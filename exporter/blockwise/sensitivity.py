@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from exporter.blockwise.blocks import Blocks
 from exporter.blockwise.moments import InputMoments
 from exporter.errors import QexportError, SourceError
-from exporter.models.gradients import tell
+from exporter.models.gradients import tell_all
 from exporter.models.reference import StreamedEmbedding, StreamedLinear
 
 VERSION = 1  # of what measured() gives for the same windows
@@ -104,12 +104,10 @@ def measured(
             found.tables.get(name, 0) + (gradient.T @ gradient).double().numpy() / tokens.numel()
         )
 
-    for name, module in model.named_modules():
-        if isinstance(module, StreamedEmbedding) and name in layers:
-            del found.tokens[name]
-            tell(module, partial(table, name))
-        elif isinstance(module, StreamedLinear):  # the gradient passes all of them, whoever is asked about
-            tell(module, partial(linear, name) if name in layers else lambda *_: None)
+    tables = {name for name in layers if isinstance(model.get_submodule(name), StreamedEmbedding)}
+    for name in tables:
+        del found.tokens[name]
+    tell_all(model, {name: partial(table if name in tables else linear, name) for name in layers})
     generator = torch.Generator().manual_seed(_SEED)
     rows = max(16, _LOGIT_ELEMENTS // int(model.config.vocab_size))  # type: ignore[union-attr,arg-type]
     for number in range(len(tokens)):

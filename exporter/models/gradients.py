@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,6 +10,14 @@ import torch
 from exporter.models.reference import StreamedEmbedding, StreamedLinear, product
 
 Told = Callable[[torch.Tensor, torch.Tensor], None]
+
+
+def tell_all(model: torch.nn.Module, told: Mapping[str, Told]) -> None:
+    """tell() for every streamed linear layer, since a gradient passes all of them, and for the embeddings in `told`;
+    a layer that is not in it says nothing."""
+    for name, module in model.named_modules():
+        if isinstance(module, StreamedLinear) or (isinstance(module, StreamedEmbedding) and name in told):
+            tell(module, told.get(name, lambda *_: None))
 
 
 def tell(module: StreamedLinear | StreamedEmbedding, told: Told) -> None:

@@ -21,7 +21,7 @@ import torch
 
 from exporter.blockwise.blocks import Blocks
 from exporter.blockwise.sensitivity import sampled_backward
-from exporter.models.gradients import tell
+from exporter.models.gradients import Told, tell_all
 from exporter.models.reference import StreamedEmbedding, StreamedLinear, dequantized_rows, product
 from exporter.numerics import QuantizedTensor
 
@@ -47,9 +47,7 @@ class FisherScores:
         self.told: dict[tuple[str, str], int] = {}  # how many of the text's tokens that is
         self.length = 0
         self.measures_output = False
-        for name, module in model.named_modules():
-            if name in candidates and isinstance(module, StreamedLinear | StreamedEmbedding):
-                self._tell(name, module)
+        tell_all(model, {name: self._told_by(name, model.get_submodule(name)) for name in candidates})
 
     def add(self, layer: str, scheme: str, change: torch.Tensor) -> None:
         """(tokens,) of one use of a layer, or the next tokens' part of one."""
@@ -99,11 +97,11 @@ class FisherScores:
             unit: {scheme: dict(each) for scheme, each in schemes.items()} for unit, schemes in found.items()
         }
 
-    def _tell(self, name: str, module: StreamedLinear | StreamedEmbedding) -> None:
+    def _told_by(self, name: str, module: torch.nn.Module) -> Told:
         if isinstance(module, StreamedLinear):
-            tell(module, partial(self._linear, name, module))
-        else:
-            tell(module, partial(self._table, name, module))
+            return partial(self._linear, name, module)
+        assert isinstance(module, StreamedEmbedding)
+        return partial(self._table, name, module)
 
     def _linear(self, name: str, module: StreamedLinear, taken: torch.Tensor, upstream: torch.Tensor) -> None:
         loaded = {scheme: load() for scheme, load in self.candidates[name].items()}
