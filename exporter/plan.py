@@ -211,7 +211,8 @@ def _layer_from_json(data: Mapping[str, Any]) -> LayerPlan:
 def _stored_scheme(scheme: QuantScheme) -> list[object]:
     """What of a scheme reaches the files: all but the recipe's name for it."""
     stored: list[object] = [scheme.weights, scheme.group, scheme.symmetric, scheme.activations, scheme.method]
-    return [*stored, scheme.observer] if scheme.is_static else stored
+    stored += [scheme.observer] if scheme.is_static else []
+    return stored if scheme.rotate is None else [*stored, f"rotate {scheme.rotate}"]
 
 
 def stored_bits(layer: LayerInfo, scheme: QuantScheme) -> int:

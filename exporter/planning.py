@@ -16,7 +16,7 @@ from exporter.plan import FLOAT_BYTES, Forecast, LayerPlan, QuantPlan, RuleRef, 
 from exporter.recipe.folding import listed
 from exporter.recipe.matching import decide_layers
 from exporter.recipe.types import LIMITS, Recipe, Rule
-from exporter.schemes import CALIBRATED_METHODS, FLOAT, GROUP_SIZES, QuantScheme, untrainable
+from exporter.schemes import CALIBRATED_METHODS, FLOAT, GROUP_SIZES, ROTATIONS, QuantScheme, untrainable
 from exporter.targets import DEFAULT_CONTEXT, Target
 from exporter.tasks import Task
 
@@ -298,8 +298,25 @@ class _Lint:
             text = f"group {entry.scheme.group} of scheme {name} does not divide the {length} input features"
             allowed = f"allowed: {', '.join([*dividing, 'channel', 'tensor'])}"
             self.problems.append((entry.group_place, f"{text} of {listed(layers)}; {allowed}"))
-        bad = {name for layers in failing.values() for name in layers}
+        bad = {name for layers in failing.values() for name in layers} | self.check_rotations()
         return bad | {layer.name for layer in self.model.layers if layer.tied_to in bad}
+
+    def check_rotations(self) -> set[str]:
+        """Names of layers whose row the rotation of their scheme does not divide; one problem per row length."""
+        failing: dict[tuple[str, int], list[str]] = {}
+        for layer in self.model.layers:
+            scheme = self.rules[layer.name].scheme
+            if scheme.rotate is not None and in_features(layer) % scheme.rotate and not layer.tied_to:
+                failing.setdefault((scheme.name, in_features(layer)), []).append(layer.name)
+        for (name, length), layers in failing.items():
+            entry = self.recipe.schemes[name]
+            dividing = [str(size) for size in ROTATIONS if length % size == 0]
+            text = (
+                f"rotate {entry.scheme.rotate} of scheme {name} does not divide the {length} input features"
+            )
+            way_out = f"allowed: {', '.join(dividing)}" if dividing else "leave it out"
+            self.problems.append((entry.place, f"{text} of {listed(layers)}; {way_out}"))
+        return {name for layers in failing.values() for name in layers}
 
     def report(self, refused: Mapping[str, Mapping[int, str]]) -> None:
         """One problem per rule, target and reason; one per target where the reason holds for all layers."""

@@ -15,6 +15,7 @@ from exporter.errors import SourceError
 from exporter.layers import LayerInfo
 from exporter.methods.gptq import Moments, rounded
 from exporter.numerics import FloatArray, QuantizedTensor, quantize
+from exporter.rotation import rotated
 from exporter.schemes import QuantScheme
 
 _BLOCK_ELEMENTS = 1 << 22  # of a weight quantised at once; float32 copies of 16 MB
@@ -49,17 +50,18 @@ class QuantizedStore:
     def quantize(
         self, name: str, weight: FloatArray, scheme: QuantScheme, least: FloatArray | None = None
     ) -> None:
-        """Quantise a (out, in) weight and write its arrays; `least` and errors as of numerics.quantize."""
+        """Quantise a (out, in) weight, as the model has it, and write its arrays; `least` and errors as of
+        numerics.quantize."""
         step = max(1, _BLOCK_ELEMENTS // max(1, weight.shape[-1]))
         if scheme.group == "tensor" or weight.ndim != 2 or len(weight) <= step:
-            self.save(name, quantize(weight, scheme, least))
+            self.save(name, quantize(_turned(weight, scheme), scheme, least))
             return
         file = self._file(name, "values")
         values = np.lib.format.open_memmap(file, mode="w+", dtype=np.int8, shape=weight.shape)
         scales, zero_points = [], []
         for start in range(0, len(weight), step):
             rows = None if least is None else least[start : start + step]
-            block = quantize(_finite(weight, start, start + step), scheme, rows)
+            block = quantize(_turned(_finite(weight, start, start + step), scheme), scheme, rows)
             values[start : start + step] = block.values
             scales.append(block.scales)
             if block.zero_points is not None:
@@ -87,6 +89,11 @@ def _finite(weight: FloatArray, start: int, stop: int) -> FloatArray:
         row, column = np.argwhere(~np.isfinite(block))[0]
         raise ValueError(f"weight[{start + row}, {column}] is {block[row, column]}")
     return block
+
+
+def _turned(weight: FloatArray, scheme: QuantScheme) -> FloatArray:
+    """What a scheme rounds."""
+    return weight if scheme.rotate is None else rotated(weight, scheme.rotate)
 
 
 def quantize_layers(

@@ -13,6 +13,7 @@ Method = Literal["rtn", "mse", "wmse", "hqq", "gptq", "auto"]
 Observer = Literal["minmax", "percentile", "entropy", "mse"]
 
 GROUP_SIZES = (16, 32, 64, 128)
+ROTATIONS = (16, 32, 64, 128)  # channels that a Hadamard rotation mixes
 WEIGHTS: tuple[str, ...] = get_args(Weights)
 ACTIVATIONS: tuple[str, ...] = get_args(Activations)
 METHODS: tuple[str, ...] = get_args(Method)
@@ -52,6 +53,9 @@ class QuantScheme:
     activations: Activations = "float"
     method: Method = "mse"
     observer: Observer = "minmax"  # how the range of a static activation is found; no other has one
+    rotate: int | None = (
+        None  # neighbours along the input axis that are mixed before rounding (exporter.rotation)
+    )
 
     def __post_init__(self) -> None:
         if self.weights not in WEIGHTS:
@@ -67,6 +71,10 @@ class QuantScheme:
             raise ValueError(f"observer {self.observer!r} is none of {', '.join(OBSERVERS)}")
         if self.is_float and self.activations != "float":
             raise ValueError("float weights take float activations")
+        if self.rotate is not None and self.rotate not in ROTATIONS:
+            raise ValueError(f"rotate {self.rotate!r} is none of {', '.join(map(str, ROTATIONS))}")
+        if self.rotate is not None and (self.is_float or self.is_static):
+            raise ValueError("only integer weights with float or dynamic-int8 activations are rotated")
 
     @property
     def is_float(self) -> bool:
@@ -104,12 +112,13 @@ class QuantScheme:
         return in_features // self.group if isinstance(self.group, int) else 1
 
     def describe(self) -> str:
-        """Short form for tables: `int4 g32 sym a8`."""
+        """Short form for tables: `int4 g32 sym a8`, `h64` behind it where 64 channels are rotated."""
         if self.is_float:
             return "float"
         group = f"g{self.group}" if isinstance(self.group, int) else self.group
         sign = "sym" if self.symmetric else "asym"
-        return f"{self.weights} {group} {sign}{_ACTIVATION_MARKS[self.activations]}"
+        turned = "" if self.rotate is None else f" h{self.rotate}"
+        return f"{self.weights} {group} {sign}{_ACTIVATION_MARKS[self.activations]}{turned}"
 
 
 FLOAT = QuantScheme(name="float", weights="float")

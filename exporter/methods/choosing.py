@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporter.methods import hqq
-from exporter.methods.gptq import Spread, rounded_along
+from exporter.methods.gptq import Spread, rounded_along, spread_of
 from exporter.methods.scales import output_error, output_power, refitted
 from exporter.numerics import FloatArray, QuantizedTensor, quantize
+from exporter.rotation import rotated, rotated_moments
 from exporter.schemes import QuantScheme
 
 _REFITS = 2  # of scales to GPTQ's integers, each with its integers anew; a third gains 1 %
@@ -28,6 +29,11 @@ class Seen:
         """(in,) mean squares."""
         return np.diag(self.moments).astype(np.float32)
 
+    def rotated(self, size: int) -> Seen:
+        """Of the rotated inputs. Raises ValueError as spread_of."""
+        moments = rotated_moments(self.moments, size)
+        return Seen(moments, spread_of(moments))
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -41,8 +47,11 @@ class Choice:
 def chosen(weight: FloatArray, scheme: QuantScheme, seen: Seen) -> Choice:
     """Integers of a (out, in) weight by the scheme's method; `auto` tries them all and keeps the least error.
 
-    Raises ValueError for a weight that is not finite and a group that does not fit (numerics.quantize).
+    `weight` and `seen` as the model has them, not rotated. Raises ValueError for a weight that is not finite and a
+    group that does not fit (numerics.quantize).
     """
+    if scheme.rotate is not None:
+        weight, seen = rotated(weight, scheme.rotate), seen.rotated(scheme.rotate)
     tried = {
         name: _by(name, weight, replace(scheme, method=name), seen)
         for name in (("mse", "wmse", "hqq", "gptq") if scheme.method == "auto" else (scheme.method,))

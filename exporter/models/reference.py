@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from exporter.models.activations import CacheRounding, fake_quantize_activations
+from exporter.models.rotating import rotate
 from exporter.models.skeleton import PlannedLayer, Skeleton
 from exporter.numerics import FloatArray, QuantizedTensor
 
@@ -104,6 +105,10 @@ class _Source(Generic[Stored]):
         """Keep nothing mapped from now on."""
         self._keeps, self._kept = False, None
 
+    def rotates(self) -> int | None:
+        """The rotation of the input that the weight is made for (QuantScheme.rotate)."""
+        return None
+
     def blocks(self, rows: int, columns: int) -> Iterator[tuple[int, int, torch.Tensor]]:
         """(start, stop, (stop - start, in) float32), the whole weight."""
         raise NotImplementedError
@@ -118,6 +123,9 @@ class _Integers(_Source[QuantizedTensor]):
 
     block = BLOCK_ELEMENTS
     bytes_each = 1
+
+    def rotates(self) -> int | None:
+        return self.stored().scheme.rotate
 
     def blocks(self, rows: int, columns: int) -> Iterator[tuple[int, int, torch.Tensor]]:
         found = self.stored()
@@ -150,7 +158,8 @@ def _cut(rows: int, step: int) -> Iterator[tuple[int, int]]:
 
 
 def dequantized_rows(tensor: QuantizedTensor, rows: slice | NDArray[np.int64]) -> torch.Tensor:
-    """(n, in) float32, rows of QuantizedTensor.dequantized(): the same operations in the same order."""
+    """(n, in) float32, rows of QuantizedTensor.dequantized(): the same operations in the same order. They are what
+    the layer multiplies; where its scheme rotates, own_rows gives them as the model has them."""
     per_tensor = tensor.scales.shape[0] == 1 < tensor.values.shape[0]
     part: Any = slice(None) if per_tensor else rows
 
@@ -163,6 +172,11 @@ def dequantized_rows(tensor: QuantizedTensor, rows: slice | NDArray[np.int64]) -
         grouped -= taken(tensor.zero_points, part).to(torch.float32)[:, :, None]
     grouped *= taken(tensor.scales, part)[:, :, None]
     return values
+
+
+def own_rows(tensor: QuantizedTensor, rows: slice | NDArray[np.int64]) -> torch.Tensor:
+    """(n, in) float32, what stands in place of those rows of the model's own weight."""
+    return rotate(dequantized_rows(tensor, rows), tensor.scheme.rotate)
 
 
 def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -189,6 +203,7 @@ class StreamedLinear(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in) -> (..., out)."""
+        x = rotate(x, self.source.rotates())
         x = fake_quantize_activations(x) if self.rounds else x
         rows, columns = self.planned.info.shape
         result = x.new_empty((*x.shape[:-1], rows))
@@ -210,7 +225,7 @@ class StreamedEmbedding(torch.nn.Module):
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """(...) -> (..., features)."""
         found = self.source.take(ids.reshape(-1).numpy())
-        return found.view(*ids.shape, -1)
+        return rotate(found, self.source.rotates()).view(*ids.shape, -1)
 
 
 def hold_integers(module: torch.nn.Module, load: Callable[[], QuantizedTensor] | None = None) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from exporter.models.activations import fake_quantize_activations
 from exporter.models.exporting import export
+from exporter.models.rotating import rotate
 from exporter.models.skeleton import PlannedLayer, Skeleton, dialect_of, static_plan
 from exporter.static.dialects import with_integers
 from exporter.static.naming import operator_name
@@ -28,13 +29,15 @@ class _Plain(torch.nn.Module):
         self.register_buffer("held", torch.from_numpy(planned.load().dequantized()))
         self.register_buffer("shift", planned.bias)
         self.is_table = planned.info.kind == "embedding"
+        self.size = planned.scheme.rotate
         self.held: torch.Tensor
         self.shift: torch.Tensor | None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As nn.Linear or nn.Embedding."""
         if self.is_table:
-            return torch.nn.functional.embedding(x, self.held)
+            return rotate(torch.nn.functional.embedding(x, self.held), self.size)
+        x = rotate(x, self.size)
         x = fake_quantize_activations(x) if self.rounds else x
         return torch.nn.functional.linear(x, self.held, self.shift)
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from exporter.models.activations import fake_quantize_activations
+from exporter.models.rotating import rotate
 from exporter.models.skeleton import PlannedLayer
 from exporter.numerics import QuantizedTensor, usable_scales
 
@@ -136,7 +137,8 @@ class TrainedLinear(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in) -> (..., out)."""
-        taken = _RoundedActivations.apply(x) if self.rounds else x  # type: ignore[no-untyped-call]
+        taken = rotate(x, self.planned.scheme.rotate)
+        taken = _RoundedActivations.apply(taken) if self.rounds else taken  # type: ignore[no-untyped-call]
         return torch.nn.functional.linear(taken, self.held(), self.planned.bias)
 
 
@@ -149,7 +151,7 @@ class TrainedEmbedding(torch.nn.Module):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """(...) -> (..., features)."""
-        return torch.nn.functional.embedding(ids, self.held())
+        return rotate(torch.nn.functional.embedding(ids, self.held()), self.planned.scheme.rotate)
 
 
 class FixedLinear(torch.nn.Module):
@@ -165,7 +167,8 @@ class FixedLinear(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in) -> (..., out)."""
-        taken = _RoundedActivations.apply(x) if self.rounds else x  # type: ignore[no-untyped-call]
+        taken = rotate(x, self.planned.scheme.rotate)
+        taken = _RoundedActivations.apply(taken) if self.rounds else taken  # type: ignore[no-untyped-call]
         return torch.nn.functional.linear(taken, self.weight, self.planned.bias)
 
 
@@ -181,7 +184,7 @@ class FixedEmbedding(torch.nn.Module):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """(...) -> (..., features)."""
-        return torch.nn.functional.embedding(ids, self.weight)
+        return rotate(torch.nn.functional.embedding(ids, self.weight), self.planned.scheme.rotate)
 
 
 def parameters(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from exporter.blockwise.blocks import Blocks
 from exporter.models.causal_lm import CausalLM, CausalLMSkeleton
 from exporter.models.reference import dequantized_rows, streamed_float_model
+from exporter.models.rotating import rotate
 from exporter.models.skeleton import PlannedLayer
 from exporter.numerics import QuantizedTensor
 from exporter.qat.fake_quant import (
@@ -114,7 +115,7 @@ class Training:
                 self._fixed[owner] = dequantized_rows(planned.load(), slice(None))
             return (FixedEmbedding if table else FixedLinear)(planned, self._fixed[owner])
         if owner not in self.held:
-            weight = torch.from_numpy(np.array(model.weight(planned.info)))
+            weight = rotate(torch.from_numpy(np.array(model.weight(planned.info))), planned.scheme.rotate)
             self.held[owner] = TrainedWeight(weight, planned.load(), self.settings.weights)
         return (TrainedEmbedding if table else TrainedLinear)(planned, self.held[owner])
 

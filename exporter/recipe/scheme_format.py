@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from exporter.errors import Place
 from exporter.recipe.document import MapNode
@@ -14,6 +14,7 @@ from exporter.schemes import (
     GROUP_SIZES,
     METHODS,
     OBSERVERS,
+    ROTATIONS,
     WEIGHTS,
     Activations,
     Granularity,
@@ -28,21 +29,13 @@ from exporter.schemes import (
 class SchemeDraft:
     """A scheme before it has its name, which is the key it stands under."""
 
-    weights: Weights
-    group: int | Granularity
-    symmetric: bool
-    activations: Activations
-    method: Method
-    observer: Observer
+    scheme: QuantScheme
     place: Place
     group_place: Place
 
     def named(self, name: str) -> SchemeEntry:
         """The scheme under its name."""
-        scheme = QuantScheme(
-            name, self.weights, self.group, self.symmetric, self.activations, self.method, self.observer
-        )
-        return SchemeEntry(scheme, self.place, self.group_place)
+        return SchemeEntry(replace(self.scheme, name=name), self.place, self.group_place)
 
 
 def _scheme(
@@ -53,9 +46,10 @@ def _scheme(
     activations: Activations = "float",
     method: Method = "mse",
     observer: Observer = "minmax",
+    rotate: int | None = None,
 ) -> SchemeDraft:
     # raises ValueError for a wrong mix
-    scheme = QuantScheme("", weights, group, symmetric, activations, method, observer)
+    scheme = QuantScheme("", weights, group, symmetric, activations, method, observer, rotate)
     if weights == "float" and "group" in node.entries:
         raise ValueError("float weights have no group")
     if "observer" in node.entries and not scheme.is_static:
@@ -71,7 +65,7 @@ def _scheme(
         )
     group_entry = node.entries.get("group")
     group_place = group_entry.node.place if group_entry else node.place
-    return SchemeDraft(weights, group, symmetric, activations, method, observer, node.place, group_place)
+    return SchemeDraft(scheme, node.place, group_place)
 
 
 SCHEME = Record(
@@ -102,6 +96,12 @@ SCHEME = Record(
             "how the range of a static activation is found: all that was seen, all but the rarest values, the "
             "least divergence of the histogram, or the least squared error",
             default="minmax",
+        ),
+        "rotate": Field(
+            Choice(ROTATIONS),
+            "neighbouring channels that a Hadamard matrix mixes before weights and activations are rounded, so that no "
+            "channel is much larger than the others; the model computes the same, by one more small product for each "
+            "input; by default nothing is mixed",
         ),
     },
 )

@@ -22,7 +22,7 @@ import torch
 from exporter.blockwise.blocks import Blocks
 from exporter.blockwise.sensitivity import sampled_backward
 from exporter.models.gradients import Told, tell_all
-from exporter.models.reference import StreamedEmbedding, StreamedLinear, dequantized_rows, product
+from exporter.models.reference import StreamedEmbedding, StreamedLinear, own_rows, product
 from exporter.numerics import QuantizedTensor
 
 Load = Callable[[], QuantizedTensor]
@@ -111,7 +111,7 @@ class FisherScores:
             if self.measures_output:
                 self.power[name] += float((taken @ weight.T).square().sum())
             for scheme, tensor in loaded.items():
-                change = dequantized_rows(tensor, slice(start, stop)).sub_(weight)
+                change = own_rows(tensor, slice(start, stop)).sub_(weight)
                 moved[scheme] += product(part, change.T.contiguous())
                 if self.measures_output:
                     self.lost[name, scheme] += float((taken @ change.T).square().sum())
@@ -124,5 +124,5 @@ class FisherScores:
         rows = index.numpy()
         exact = module.source.take(rows)
         for scheme, load in self.candidates[name].items():
-            change = dequantized_rows(load(), rows).sub_(exact)
+            change = own_rows(load(), rows).sub_(exact)
             self.add(name, scheme, (change * upstream).sum(dim=1))

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from exporter.models.causal_lm import CausalLM
-from exporter.models.reference import BLOCK_ELEMENTS, dequantized_rows
+from exporter.models.reference import BLOCK_ELEMENTS, own_rows
 from exporter.models.skeleton import PlannedLayer
 from exporter.numerics import QuantizedTensor
 from exporter.parity import LayerError
@@ -48,7 +48,7 @@ def weight_sqnr_db(weight: Callable[[], NDArray[np.float32]], tensor: QuantizedT
     step = max(1, BLOCK_ELEMENTS // columns)
     for start in range(0, rows, step):
         part = slice(start, start + step)
-        powers = _powers(torch.from_numpy(weight()[part]), dequantized_rows(tensor, part))
+        powers = _powers(torch.from_numpy(weight()[part]), own_rows(tensor, part))
         signal, noise = signal + powers[0], noise + powers[1]
     return _decibel(signal, noise)
 

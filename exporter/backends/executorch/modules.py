@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from exporter.backends.executorch import capabilities, operators
 from exporter.backends.executorch.delegates import packed_rows
+from exporter.models.rotating import rotate
 from exporter.models.skeleton import LayerFactory, PlannedLayer
 from exporter.numerics import bf16_bits
 
@@ -24,10 +25,13 @@ class PlannedLinear(torch.nn.Module):
         super().__init__()
         self.layer_name = layer.info.name
         self.out_features, self.in_features = layer.info.shape
+        self.rotate = layer.scheme.rotate
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(…, in) -> (…, out)."""
-        result: torch.Tensor = operators.planned_linear(x, self.layer_name, self.out_features)
+        result: torch.Tensor = operators.planned_linear(
+            rotate(x, self.rotate), self.layer_name, self.out_features
+        )
         return result
 
 
@@ -43,7 +47,7 @@ class PlannedEmbedding(torch.nn.Module):
         super().__init__()
         quantized = layer.load()
         self.layer_name = layer.info.name
-        self.limits = quantized.scheme.limits
+        self.limits, self.rotate = quantized.scheme.limits, quantized.scheme.rotate
         self.four_bits = quantized.scheme.bits == 4
         table: NDArray[Any] = quantized.values
         if self.four_bits:
@@ -74,7 +78,8 @@ class PlannedEmbedding(torch.nn.Module):
         rows: torch.Tensor = (
             lookup.dtype(*arguments, **wide) if self.has_narrow_scales else lookup(*arguments)
         )
-        return rows if self.order is None else rows.index_select(-1, self.order)
+        rows = rows if self.order is None else rows.index_select(-1, self.order)
+        return rotate(rows, self.rotate)
 
 
 def layer_factory(layers: Mapping[str, PlannedLayer]) -> LayerFactory:

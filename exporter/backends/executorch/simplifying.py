@@ -19,6 +19,7 @@ _ELEMENTWISE = {
     *(_aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor, _aten.div.Tensor, _aten.pow.Tensor_Scalar),
     *(_aten.rsqrt.default, _aten.sigmoid.default, _aten.tanh.default, _aten.neg.default),
 }
+_MOVES = {_aten.reshape.default, _aten.transpose.int, _aten.cat.default}
 _HEADS, _TOKENS = 1, 2  # axes that attention's inputs have exchanged
 
 
@@ -121,8 +122,9 @@ def _cancel_transpose(graph: torch.fx.Graph, node: torch.fx.Node, seen: dict[Any
 
 
 def _share(graph: torch.fx.Graph, node: torch.fx.Node, seen: dict[Any, torch.fx.Node]) -> None:
-    """What was computed before is not computed again; the trace repeats the rotary tables in each layer."""
-    if node.target not in _ELEMENTWISE | {_aten.reshape.default, _aten.transpose.int, _aten.cat.default}:
+    """What was computed before is not computed again; the trace repeats the rotary tables in each layer, and queries,
+    keys and values rotate one input each for itself."""
+    if node.target not in _ELEMENTWISE | _MOVES | {_aten.linear.default}:
         return
     key = (node.target, _hashable(node.args), _hashable(tuple(sorted(node.kwargs.items()))))
     if key in seen:

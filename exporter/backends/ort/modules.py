@@ -10,6 +10,7 @@ import torch
 
 from exporter.backends.ort.names import LAYER_KEY
 from exporter.backends.ort.packing import PackedWeight, pack
+from exporter.models.rotating import rotate
 from exporter.models.skeleton import LayerFactory, PlannedLayer
 from exporter.schemes import QuantScheme
 
@@ -29,7 +30,7 @@ class _PackedLayer(torch.nn.Module):
         super().__init__()
         self.metadata = {LAYER_KEY: planned.info.name}
         self.out_features, self.in_features = planned.info.shape
-        self.bits, self.block = weight.bits, weight.block
+        self.bits, self.block, self.rotate = weight.bits, weight.block, planned.scheme.rotate
         self.data: torch.Tensor
         self.scales: torch.Tensor
         self.zero_points: torch.Tensor | None
@@ -58,7 +59,7 @@ class PackedLinear(_PackedLayer):
             "block_size": self.block,
             "accuracy_level": self.level,
         }
-        inputs: list[torch.Tensor | None] = [x, self.data, self.scales]
+        inputs: list[torch.Tensor | None] = [rotate(x, self.rotate), self.data, self.scales]
         if self.zero_points is not None or self.bias is not None:
             inputs.append(self.zero_points)
         if self.bias is not None:
@@ -96,7 +97,7 @@ class PackedEmbedding(_PackedLayer):
             version=1,
             metadata_props=self.metadata,
         )
-        return table
+        return rotate(table, self.rotate)
 
 
 def layer_factory() -> LayerFactory:

@@ -15,6 +15,7 @@ from exporter.backends.ort.passes.norms import (
 )
 from exporter.backends.ort.passes.outcome import Outcome
 from exporter.backends.ort.passes.packing import pack_attention_inputs, pack_siblings
+from exporter.backends.ort.passes.reshapes import keep_axes
 from exporter.backends.ort.passes.rotary import fuse_rotary
 from exporter.backends.ort.passes.round_trips import drop_round_trips
 from exporter.backends.ort.passes.row_products import round_rows
@@ -42,6 +43,7 @@ def run(model: ir.Model, context: int | None, many_tokens: bool = False) -> dict
         "skip_norm": fuse_skip_norms,
         "skip_layer_norm": fuse_skip_layer_norms,
         "packed_qkv": pack_attention_inputs,
+        "reshapes": keep_axes,
     }
     if many_tokens:  # what it leaves is packed; its own products share the rounding of their input without
         passes["row_products"] = round_rows
