@@ -12,8 +12,10 @@ import numpy as np
 import torch
 
 from exporter.layers import LayerInfo
+from exporter.models.reference import own_rows
 from exporter.models.skeleton import LayerFactory, PlannedLayer
 from exporter.numerics import QuantizedTensor, quantize
+from exporter.rotation import rotated
 from exporter.schemes import QuantScheme
 
 SchemeOf = Callable[[str], QuantScheme]
@@ -57,7 +59,9 @@ class MemorySkeleton:
             if tied_to is not None:
                 tensor = self.layers[tied_to].load()
             else:
-                tensor = quantize(module.weight.detach().numpy().astype(np.float32), scheme)
+                weight = module.weight.detach().numpy().astype(np.float32)
+                turned = weight if scheme.rotate is None else rotated(weight, scheme.rotate)
+                tensor = quantize(turned, scheme)
             info = LayerInfo(name, kind, tuple(module.weight.shape), tied_to)
             bias = getattr(module, "bias", None)
             self.layers[name] = PlannedLayer(info, scheme, lambda t=tensor: t, bias)  # type: ignore[misc]
@@ -76,7 +80,7 @@ class MemorySkeleton:
         model = copy.deepcopy(self.model)
         for name, planned in self.layers.items():
             weight = model.get_submodule(name).weight
-            weight.data = torch.from_numpy(planned.load().dequantized())
+            weight.data = own_rows(planned.load(), slice(None))
         return model.eval()
 
     def integers(self) -> dict[str, QuantizedTensor]:
