@@ -217,6 +217,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--articles", type=int, default=2, help="of each language")
     parser.add_argument("--windows", type=int, default=1, help="of each article, at most")
     parser.add_argument("--share", choices=("test", "development"), default="test")
+    parser.add_argument(
+        "--float-activations",
+        action="store_true",
+        help="ONNX Runtime's files without rounding of activations too",
+    )
     parser.add_argument("--json", type=Path, default=Path("out/quality/results.json"))
     parser.add_argument("--threads", type=int, default=available_threads(), help="of peers' runtimes")
     parser.add_argument("--together", type=int, default=4, help="files open at once, which memory bounds")
@@ -267,7 +272,8 @@ def main() -> None:
     subjects, problems = wanted_peers(
         groups, results, base, lambda subject: check_whole(subject, reference, windows)
     )
-    subjects = [*(s for folder in arguments.artifacts for s in own_subjects(folder)), *subjects]
+    for folder in reversed(arguments.artifacts):
+        subjects = [*own_subjects(folder, arguments.float_activations), *subjects]
     for start in range(0, len(subjects), arguments.together):
         some = subjects[start : start + arguments.together]
         print(", ".join(f"{s.who} {s.format} {s.runtime}" for s in some), file=sys.stderr)

