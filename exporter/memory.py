@@ -133,7 +133,8 @@ def _by_blocks(plan: QuantPlan, largest: int) -> int:
     inputs = sum(layer.info.shape[-1] for layer in plan.layers if layer.info.kind == "linear")
     graph = int(_GRAPH * _FLOAT * _WINDOW * inputs)
     mapped = _FLOAT * sum(layer.info.parameters for layer in plan.layers if layer.tied_to is None)
-    return _BASE_BLOCKS + mapped + max(graph, _METHOD_PER_WEIGHT * largest)
+    turned = [layer.info.parameters for layer in plan.layers if layer.scheme.rotate is not None]
+    return _BASE_BLOCKS + mapped + max(graph, _METHOD_PER_WEIGHT * largest + _FLOAT * max(turned, default=0))
 
 
 def _verify_peak(plan: QuantPlan, share: float, kept_float: int) -> int:
