@@ -14,12 +14,13 @@ from exporter.folders import cache_folder
 from exporter.memory import Room
 from exporter.models.causal_lm import CausalLM
 from exporter.models.loading import Model
+from exporter.models.python_module import PythonModule
 from exporter.numerics import QuantizedTensor
 from exporter.plan import QuantPlan
 from exporter.planning import trained_layers
 from exporter.progress import Stages, in_words
 from exporter.quantizing import QuantizedStore, quantize_layers
-from exporter.ranges import Ranges, measure_ranges, static_layers
+from exporter.ranges import Ranges, calibration_samples, measure_ranges, static_layers
 from exporter.recipe import Recipe
 from exporter.samples.drawing import draw
 from exporter.samples.text import read_text
@@ -64,7 +65,9 @@ def make_integers(
         return Made(lambda name: store.load(owners[name]), ranges, methods)
     with stages.stage("train") as progress:
         trained = QuantizedStore(work / "trained")
-        training = _train(recipe, model, schemes, lambda name: store.load(owners[name]), trained, progress)
+        training = _train(
+            recipe, model, schemes, lambda name: store.load(owners[name]), ranges, trained, progress
+        )
     layers = set(trained_layers(recipe, model.layers(), schemes))
     return Made(
         lambda name: (trained if owners[name] in layers else store).load(owners[name]),
@@ -101,14 +104,15 @@ def _train(
     model: Model,
     schemes: Mapping[str, QuantScheme],
     integers: Integers,
+    ranges: Ranges | None,
     trained: QuantizedStore,
     progress: Callable[[str, float], None],
 ) -> Mapping[str, Any]:
     """The recipe's `qat:` from these integers to those that `trained` then holds; once."""
-    from exporter.qat import train
+    from exporter.qat import train_static, train_text
 
-    assert isinstance(model, CausalLM) and recipe.qat is not None
-    layers = trained_layers(recipe, model.layers(), schemes)
+    assert recipe.qat is not None
+    asked, layers = recipe.qat, trained_layers(recipe, model.layers(), schemes)
     done = trained.folder / _TRAINED
     if done.is_file():
         for name in layers:
@@ -116,11 +120,18 @@ def _train(
         found: dict[str, Any] = json.loads(done.read_text("utf-8"))
         return found
     trained.folder.mkdir(exist_ok=True)
-    skeleton = model.skeleton(schemes, integers)
-    texts = _texts(recipe, recipe.qat.samples)
-    seen = train(
-        model, skeleton, recipe.qat, layers, texts, trained, trained.folder / "checkpoints", progress
-    )
+    checkpoints = trained.folder / "checkpoints"
+    if isinstance(model, PythonModule):
+        assert ranges is not None and recipe.calibration is not None  # the plan saw to it
+        skeleton = model.skeleton(schemes, integers, ranges.plan)
+        drawn = replace(recipe, calibration=replace(recipe.calibration, samples=asked.samples))
+        samples = list(calibration_samples(model, drawn))
+        seen = train_static(model, skeleton, asked, layers, samples, trained, checkpoints, progress)
+    else:
+        assert isinstance(model, CausalLM)
+        text_skeleton = model.skeleton(schemes, integers)
+        texts = _texts(recipe, asked.samples)
+        seen = train_text(model, text_skeleton, asked, layers, texts, trained, checkpoints, progress)
     draft = done.with_suffix(".partial")
     write_json(draft, seen)
     os.replace(draft, done)

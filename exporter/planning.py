@@ -251,13 +251,17 @@ class _Lint:
         asked = self.recipe.qat
         if asked is None or asked.place is None:
             return
-        if self.recipe.model.task != "text-generation" or self.recipe.targets[0].on_npu:
-            text = "qat is built for text-generation on CPUs; leave it out"
+        task, given = self.recipe.model.task, self.recipe.calibration
+        if task not in ("text-generation", "module") or self.recipe.targets[0].on_npu:
+            text = "qat is built for text-generation and module on CPUs; leave it out"
             self.problems.append((asked.place, text))
-        elif self.recipe.calibration is None or not self.recipe.calibration.text:
-            text = (
-                "qat trains on calibration text, and the recipe names none; add calibration: {text: [a file]}"
+        elif given is None or (task == "text-generation" and not given.text):
+            what, kind = (
+                ("text", "text: [a file]")
+                if task == "text-generation"
+                else ("samples", "pictures: [a folder]")
             )
+            text = f"qat trains on calibration {what}, and the recipe names none; add calibration: {{{kind}}}"
             self.problems.append((asked.place, text))
         for pattern, place in asked.layers:
             if not any(pattern.matches(layer.name) for layer in self.model.layers):
@@ -265,7 +269,7 @@ class _Lint:
         for name in trained_layers(
             self.recipe, self.model, {n: rule.scheme for n, rule in self.rules.items()}
         ):
-            reason = untrainable(self.rules[name].scheme)
+            reason = untrainable(self.rules[name].scheme, task)
             if reason is not None:
                 self.problems.append((asked.place, f"qat cannot train {name}: {reason}"))
                 break

@@ -28,7 +28,8 @@ def hadamard(size: int) -> FloatArray:
         found = np.block([[found, found], [found, -found]])
     if len(found) != size:
         raise ValueError(f"a Hadamard rotation of {size} channels: not a power of two")
-    return (found / np.sqrt(size)).astype(np.float32)
+    scaled: FloatArray = (found / np.sqrt(size)).astype(np.float32)
+    return scaled
 
 
 def rotated(rows: FloatArray, size: int) -> FloatArray:

@@ -129,12 +129,16 @@ def wants_text(schemes: Mapping[str, QuantScheme]) -> bool:
     return any(scheme.method in CALIBRATED_METHODS and not scheme.is_static for scheme in schemes.values())
 
 
-def untrainable(scheme: QuantScheme) -> str | None:
-    """Why a scheme cannot be trained, or None."""
+def untrainable(scheme: QuantScheme, task: str) -> str | None:
+    """Why a scheme cannot be trained in a model of that task, or None."""
     if scheme.is_float:
         return "float weights have nothing to train"
     if not scheme.symmetric:
         return "zero points are not trained; set symmetric: true"
     if scheme.group == "tensor":
         return "one scale per tensor is not trained; set group: channel"
+    if task == "module" and not scheme.is_static:
+        return (
+            "of a module static layers are trained; name them in qat.layers, or set activations: static-int8"
+        )
     return None

@@ -42,12 +42,17 @@ class _Plain(torch.nn.Module):
         return torch.nn.functional.linear(x, self.held, self.shift)
 
 
+def plain_layer(planned: PlannedLayer, rounds: bool) -> torch.nn.Module:
+    """What stands for a layer that is not static; `rounds`: whether dynamic-int8 rounds its input."""
+    return _Plain(planned, rounds)
+
+
 class StaticReference:
     """The program with integers between its static layers, run by PyTorch."""
 
     def __init__(self, skeleton: Skeleton, rounds_dynamic: bool) -> None:
         """`rounds_dynamic`: whether layers with dynamic-int8 round their inputs. Raises TraceError."""
-        module = skeleton.build(lambda planned: _Plain(planned, rounds_dynamic))
+        module = skeleton.build(lambda planned: plain_layer(planned, rounds_dynamic))
         program = export(module, skeleton.example_inputs, shapes=skeleton.dynamic_shapes)
         schemes = {name: planned.scheme for name, planned in skeleton.layers.items()}
         plan = static_plan(skeleton)

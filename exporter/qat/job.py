@@ -1,4 +1,4 @@
-"""`qat:` of a recipe, from a store's integers to better ones in the same store."""
+"""`qat:` of a recipe, from a skeleton's integers to better ones in a store."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ from typing import Any
 from exporter.blockwise import calibration_windows
 from exporter.errors import QexportError
 from exporter.models.causal_lm import CausalLM, CausalLMSkeleton
-from exporter.qat.training import Settings
+from exporter.models.python_module import ModuleSkeleton, PythonModule
+from exporter.qat.static_course import Sample, StaticCourse
+from exporter.qat.text_course import TextCourse
+from exporter.qat.training import Course, Settings
 from exporter.qat.training import Training as Run
 from exporter.quantizing import QuantizedStore
 from exporter.recipe import Training
 
-HELD_OUT = 8  # windows at most that nothing is trained on
-_FEWEST = 8  # windows in all
+HELD_OUT = 8  # windows of text at most that nothing is trained on
+_HELD_OUT_SAMPLES = 32  # the same of other samples, which are shorter than a window
+_FEWEST = 8  # samples in all
+Progress = Callable[[str, float], None]
 
 
-def train(
+def train_text(
     model: CausalLM,
     skeleton: CausalLMSkeleton,
     asked: Training,
@@ -27,7 +32,7 @@ def train(
     texts: Sequence[str],
     store: QuantizedStore,
     folder: Path,
-    progress: Callable[[str, float], None],
+    progress: Progress,
 ) -> Mapping[str, Any]:
     """Train the named layers' integers, and give what the run saw. `folder`: checkpoints, which a second call goes on
     from. Raises QexportError for too little text."""
@@ -38,16 +43,48 @@ def train(
             f"needs {_FEWEST}; give more calibration.text"
         )
     held_out = windows[-min(HELD_OUT, len(windows) // 4) :]
+    course = TextCourse(model, skeleton, layers, windows[: -len(held_out)], held_out, asked.weights)
+    return _run(course, asked, layers, store, folder, progress)
+
+
+def train_static(
+    model: PythonModule,
+    skeleton: ModuleSkeleton,
+    asked: Training,
+    layers: Sequence[str],
+    samples: Sequence[Sample],
+    store: QuantizedStore,
+    folder: Path,
+    progress: Progress,
+) -> Mapping[str, Any]:
+    """The same for layers between integers, on the calibration's samples as the module takes them."""
+    if len(samples) < _FEWEST:
+        raise QexportError(
+            f"qat: {len(samples)} calibration samples; training sees some, is judged on others and needs {_FEWEST}; "
+            "give more"
+        )
+    held_out = samples[-min(_HELD_OUT_SAMPLES, len(samples) // 4) :]
+    course = StaticCourse(model, skeleton, layers, samples[: -len(held_out)], held_out)
+    return _run(course, asked, layers, store, folder, progress)
+
+
+def _run(
+    course: Course,
+    asked: Training,
+    layers: Sequence[str],
+    store: QuantizedStore,
+    folder: Path,
+    progress: Progress,
+) -> Mapping[str, Any]:
     settings = Settings(
         steps=asked.steps,
-        weights=asked.weights,
         learning_rate=asked.learning_rate,
         scale_rate=asked.scale_rate,
         seed=asked.seed,
         patience=asked.patience,
     )
     folder.mkdir(exist_ok=True)
-    run = Run(model, skeleton, layers, windows[: -len(held_out)], held_out, settings, folder)
+    run = Run(course, settings, folder)
     for name, tensor in run.run(progress).items():
         store.save(name, tensor)
     shutil.rmtree(folder)

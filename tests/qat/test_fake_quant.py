@@ -107,4 +107,13 @@ def test_only_scales():
 def test_what_cannot_be_trained(scheme, reason):
     from exporter.schemes import untrainable
 
-    assert untrainable(scheme) == reason
+    assert untrainable(scheme, "text-generation") == reason
+
+
+def test_what_of_a_module_cannot_be_trained():
+    from exporter.schemes import untrainable
+
+    assert untrainable(QuantScheme("w", "int8", activations="static-int8"), "module") is None
+    assert untrainable(W4, "module") == (
+        "of a module static layers are trained; name them in qat.layers, or set activations: static-int8"
+    )

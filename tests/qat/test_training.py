@@ -6,6 +6,7 @@ import tiny_models
 
 from exporter.blockwise import calibration_windows
 from exporter.models.loading import open_model
+from exporter.qat.text_course import TextCourse
 from exporter.qat.training import Settings, Training, _order
 from exporter.quantizing import QuantizedStore, quantize_layers
 from exporter.schemes import QuantScheme
@@ -36,7 +37,7 @@ def start(tmp_path_factory):
 def training(start, folder, settings=SETTINGS):
     model, skeleton, layers, windows = start
     folder.mkdir(exist_ok=True)
-    return Training(model, skeleton, layers, windows[:-4], windows[-4:], settings, folder)
+    return Training(TextCourse(model, skeleton, layers, windows[:-4], windows[-4:]), settings, folder)
 
 
 def test_the_held_out_text_loses_less(start, tmp_path):
