@@ -263,6 +263,9 @@ class _Lint:
             )
             text = f"qat trains on calibration {what}, and the recipe names none; add calibration: {{{kind}}}"
             self.problems.append((asked.place, text))
+        elif task == "module" and not asked.weights:
+            text = "qat.weights: false trains scales only, and those of static layers stay; leave it out"
+            self.problems.append((asked.place, text))
         for pattern, place in asked.layers:
             if not any(pattern.matches(layer.name) for layer in self.model.layers):
                 self.problems.append((place, f"qat.layers: {pattern.text} matches no layer"))

@@ -161,6 +161,17 @@ def test_a_recipe_trains_static_layers(tmp_path, monkeypatch, capsys):
     assert "PASSED" in done.out
 
 
+def test_scales_alone_are_not_trained(tmp_path, monkeypatch, capsys):
+    name = tiny_jobs.importable(tmp_path, monkeypatch, CODE)
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("trained_net", name) + "qat: {weights: false}\n")
+    done = tiny_jobs.called(capsys, monkeypatch, "plan", "--recipe", "recipe.yaml")
+    assert (done.code, done.err) == (
+        2,
+        "error: recipe.yaml:9:6: qat.weights: false trains scales only, and those of static layers stay; leave it "
+        "out\n",
+    )
+
+
 def test_dynamic_layers_of_a_module_are_not_trained(tmp_path, monkeypatch, capsys):
     name = tiny_jobs.importable(tmp_path, monkeypatch, CODE)
     text = RECIPE.replace("trained_net", name).replace("static-int8", "dynamic-int8")
