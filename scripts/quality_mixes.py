@@ -75,6 +75,7 @@ def main() -> None:
     parser.add_argument("--uniform", nargs="*", default=["w4", "w8"], choices=["w4", "w8"])
     parser.add_argument("--by-hand", type=Path, nargs="*", default=[], help="recipes to set beside")
     parser.add_argument("--samples", type=int, default=72, help="calibration texts")
+    parser.add_argument("--search-samples", type=int, help="of them, for the search [default: all]")
     parser.add_argument("--rotate", default="64", help="channels that are mixed in every layer, or no")
     parser.add_argument("--out", type=Path, help="[default: REFERENCE.mixes]")
     given = parser.parse_args()
@@ -84,13 +85,17 @@ def main() -> None:
         name: written(out / f"{name}.yaml", given.reference, name, given.samples, given.rotate)
         for name in given.uniform
     }
-    base = written(out / "base.yaml", given.reference, "w4", given.samples, given.rotate)
+    searched = given.search_samples or given.samples
+    base = written(out / "base.yaml", given.reference, "w4", searched, given.rotate)
     for size in given.sizes:
         name = f"mix_{size:g}"
         recipes[name] = out / f"{name}.yaml"
         if not recipes[name].is_file():
             log = out / f"{name}.search.log"
-            qexport("search", "--recipe", base, "--target-mb", size, "--out", recipes[name], log=log)
+            found = out / f"{name}.found.yaml"
+            qexport("search", "--recipe", base, "--target-mb", size, "--out", found, "--force", log=log)
+            text = found.read_text("utf-8").replace(f"samples: {searched}}}", f"samples: {given.samples}}}")
+            recipes[name].write_text(text, "utf-8")
     folders = [exported(recipe, out / name) for name, recipe in recipes.items()]
     folders += [exported(recipe, out / f"by_hand_{recipe.stem}", given.reference) for recipe in given.by_hand]
     print(*folders)
