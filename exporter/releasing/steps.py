@@ -7,27 +7,57 @@ from typing import TYPE_CHECKING, Any
 
 from exporter.errors import PlanError, QexportError
 from exporter.pipeline import plan_recipe
+from exporter.plan import in_features
 from exporter.progress import Stages
 from exporter.recipe import Recipe, SchemeEntry, changed_recipe, parse_recipe, recipe_data, same_model
-from exporter.schemes import CALIBRATED_METHODS
+from exporter.schemes import CALIBRATED_METHODS, ROTATIONS
 
 if TYPE_CHECKING:
     from exporter.searching import Goal
 
 INT8 = "envelope_int8"  # the scheme that a step adds where the recipe has none of eight bits
+_ROTATED = 64  # channels; more take more multiplications and gain little
 MARGIN = 0.95  # of a limit, for what a prediction is aimed at
 
 
 def with_method(recipe: Recipe) -> Recipe:
-    """Every scheme of four bits by gptq. Raises PlanError that says why there is nothing to change."""
-    found = [name for name, entry in _used(recipe).items() if _few_bits(entry) and not _calibrated(entry)]
-    if not found:
-        raise PlanError("every scheme of four bits has a calibrated method already")
+    """Every scheme of four bits by gptq, and inputs rotated before they are rounded, neither of which costs bytes.
+
+    Raises PlanError that says why there is nothing to change.
+    """
+    used = _used(recipe)
     _needs_text(recipe)
+    plain = [name for name, entry in used.items() if entry.scheme.bits <= 4 and not _calibrated(entry)]
+    turned = _rotations(recipe)
+    if not plain and not used.keys() & turned:
+        raise PlanError(
+            "every scheme of four bits has a calibrated method already, and what can be is rotated"
+        )
     data = recipe_data(recipe)
-    for name in found:
+    for name in plain:
         data["schemes"][name]["method"] = "gptq"
-    return changed_recipe(recipe, data, f"Step method: {', '.join(found)} by gptq.")
+    for name, size in turned.items():
+        data["schemes"][name]["rotate"] = size
+    what = [f"{', '.join(plain)} by gptq"] if plain else []
+    what += [f"{', '.join(turned)} rotated"] if turned else []
+    return changed_recipe(recipe, data, f"Step method: {'; '.join(what)}.")
+
+
+def _rotations(recipe: Recipe) -> dict[str, int]:
+    """Schemes that do not rotate yet, those too that only a mix would use, with the largest rotation up to 64 that
+    divides the rows of all their layers."""
+    _, plan = plan_recipe(recipe)
+    quantised = [layer for layer in plan.layers if not layer.scheme.is_float]
+    found = {}
+    for name, entry in recipe.schemes.items():
+        if entry.scheme.is_float or entry.scheme.rotate is not None:
+            continue
+        own = [layer for layer in quantised if layer.scheme.name == name] or quantised
+        rows = {in_features(layer.info) for layer in own}
+        fitting = [size for size in ROTATIONS if size <= _ROTATED and not any(row % size for row in rows)]
+        if rows and fitting:
+            found[name] = fitting[-1]
+    return found
 
 
 def with_int8(recipe: Recipe) -> Recipe:
@@ -80,10 +110,6 @@ def _used(recipe: Recipe) -> Mapping[str, SchemeEntry]:
     return {name: entry for name, entry in recipe.schemes.items() if name in names}
 
 
-def _few_bits(entry: SchemeEntry) -> bool:
-    return entry.scheme.bits <= 4
-
-
 def _calibrated(entry: SchemeEntry) -> bool:
     return entry.scheme.method in CALIBRATED_METHODS
 
@@ -97,4 +123,8 @@ def _eight_bits(recipe: Recipe, data: dict[str, Any]) -> str:
     if first is None or first.is_static:
         raise PlanError("the recipe has no scheme of eight bits; add one")
     data["schemes"][INT8] = {"weights": "int8", "group": "channel", "activations": first.activations}
+    if first.rotate is not None:
+        data["schemes"][INT8]["rotate"] = first.rotate
+    if first.method in CALIBRATED_METHODS:
+        data["schemes"][INT8]["method"] = first.method
     return INT8

@@ -38,7 +38,8 @@ def written(folder, envelope, method="gptq", rest=CALIBRATION):
     """A recipe of four bits throughout."""
     text = tiny_jobs.recipe_text("m", rules='  - {match: "**", scheme: w4}\n', targets=ORT)
     text = text.replace(
-        "group: 32, activations: dynamic-int8}", f"group: 32, activations: dynamic-int8, method: {method}}}"
+        "group: 32, activations: dynamic-int8}",
+        f"group: 32, activations: dynamic-int8, method: {method}, rotate: 32}}",
     )
     path = folder / f"r{abs(hash((envelope, method, rest)))}.yaml"
     path.write_text(text.replace("targets:", rest + "targets:") + f"envelope: {envelope}\n")
@@ -96,7 +97,10 @@ def test_a_mix_between(folder, tmp_path, plain):
     assert plain["w4"]["max_mb"] < verdict["figures"]["max_mb"] < plain["int8"]["max_mb"]
     assert [step["step"] for step in verdict["steps"]][:2] == ["as written", "method"]
     assert f"the envelope allows {limit:.6g}" in said
-    assert "no candidate: every scheme of four bits has a calibrated method already" in said
+    assert (
+        "no candidate: every scheme of four bits has a calibrated method already, and what can be is rotated"
+        in said
+    )
     assert "released: mix" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]  # no OUT.failed, no OUT.work
     page = (tmp_path / "out" / "report.html").read_text()
@@ -133,6 +137,18 @@ def test_too_large_is_known_before_any_work(folder, tmp_path, plain):
 def test_another_method_without_a_search(folder, tmp_path):
     _, said = released(written(folder, "{max_kl: 0.000001, ladder: [method]}", "mse"), tmp_path / "out")
     assert "step 2 of 2: method" in said and "no candidate" not in said
+
+
+def test_the_step_rotates_what_it_can(folder):
+    """Schemes that only a mix would use too, else their layers would lose in their inputs what they gain in bits."""
+    from exporter.releasing.steps import with_method
+
+    recipe = written(folder, "{max_kl: 1}", "gptq")
+    path = recipe.path.with_name("plain.yaml")
+    path.write_text(recipe.text.replace(", rotate: 32", ""))
+    found = with_method(load_recipe(path))
+    assert {name: entry.scheme.rotate for name, entry in found.schemes.items()} == {"w4": 64, "w8": 64}
+    assert "# Step method: w4, w8 rotated." in found.text
 
 
 def test_steps_that_cannot_be_say_why(folder, tmp_path):
