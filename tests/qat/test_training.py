@@ -1,11 +1,15 @@
 """Training on a tiny model: less loss than where it began, and the same integers after a kill."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tiny_models
+import torch
 
 from exporter.blockwise import calibration_windows
 from exporter.models.loading import open_model
+from exporter.models.reference import dequantized_model
 from exporter.qat.text_course import TextCourse
 from exporter.qat.training import Settings, Training, _order
 from exporter.quantizing import QuantizedStore, quantize_layers
@@ -48,6 +52,26 @@ def test_the_held_out_text_loses_less(start, tmp_path):
     assert len(run.history.losses) == 24 and list(run.history.held_out) == [0, 6, 12, 18, 24]
     assert set(found) == set(start[2])
     assert all(tensor.scheme == W4 for tensor in found.values())
+
+
+def test_rotated_layers_train_too(start, tmp_path):
+    """Where training begins the student is what the integers say, with the input mixed as the files mix it."""
+    model, _, layers, windows = start
+    turned = replace(W4, rotate=32)
+    store = QuantizedStore(tmp_path)
+    every = model.layers().layers
+    quantize_layers(model, [(layer, turned) for layer in every], store, lambda *_: None)
+    owners = {layer.name: layer.tied_to or layer.name for layer in every}
+    skeleton = model.skeleton(dict.fromkeys(owners, turned), lambda name: store.load(owners[name]))
+    course = TextCourse(model, skeleton, layers, windows[:-4], windows[-4:])
+    tokens = torch.from_numpy(windows[:1])
+    expected = dequantized_model(skeleton, quantize_activations=True)(tokens).logits[0]
+    states = course.student.first_states(tokens)
+    for block in range(len(course.student.blocks)):
+        states = course.student.run(block, states)
+    found = course._logits(course.student, states)
+    assert torch.allclose(found, expected, atol=1e-3 * float(expected.abs().max()))
+    assert course.step(0) > 0
 
 
 class Killed(BaseException):
