@@ -71,6 +71,7 @@ def test_rotated_layers_train_too(start, tmp_path):
         states = course.student.run(block, states)
     found = course._logits(course.student, states)
     assert torch.allclose(found, expected, atol=1e-3 * float(expected.abs().max()))
+    list(course.parameters())  # from here on they have gradients
     assert course.step(0) > 0
 
 
