@@ -129,6 +129,15 @@ def wants_text(schemes: Mapping[str, QuantScheme]) -> bool:
     return any(scheme.method in CALIBRATED_METHODS and not scheme.is_static for scheme in schemes.values())
 
 
+def undivided(scheme: QuantScheme, in_features: int) -> str | None:
+    """Why a scheme does not fit a row of that length, whatever runs it, or None."""
+    if isinstance(scheme.group, int) and in_features % scheme.group:
+        return f"group {scheme.group} does not divide the {in_features} input features"
+    if scheme.rotate is not None and in_features % scheme.rotate:
+        return f"rotate {scheme.rotate} does not divide the {in_features} input features"
+    return None
+
+
 def untrainable(scheme: QuantScheme, task: str) -> str | None:
     """Why a scheme cannot be trained in a model of that task, or None."""
     if scheme.is_float:

@@ -19,12 +19,12 @@ from exporter.folders import cache_folder, locked
 from exporter.layers import LayerInfo
 from exporter.models.causal_lm import CausalLM
 from exporter.models.loading import Model
-from exporter.plan import QuantPlan
+from exporter.plan import QuantPlan, in_features
 from exporter.progress import Stages, in_words
 from exporter.recipe import Recipe, parse_recipe
 from exporter.samples.drawing import calibration_key, draw
 from exporter.samples.text import read_text
-from exporter.schemes import QuantScheme
+from exporter.schemes import QuantScheme, undivided
 from exporter.searching.goals import Goal, Sizes, options_of, solve, totals
 from exporter.searching.knapsack import Option
 from exporter.searching.rules import WrittenRule, rules_for
@@ -94,10 +94,12 @@ def _allowed(
     for layer in layers:
         found[layer.name] = []
         for name, scheme in candidates.items():
-            whys = [
+            misfit = undivided(scheme, in_features(layer))
+            whys = [misfit] if misfit else []
+            whys += [
                 f"{target.key}: {why}"
                 for target in recipe.targets
-                if (why := get_backend(target.key).unsupported(layer, scheme, target))
+                if not misfit and (why := get_backend(target.key).unsupported(layer, scheme, target))
             ]
             if not whys:
                 found[layer.name].append(name)

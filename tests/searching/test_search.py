@@ -7,8 +7,12 @@ import tiny_jobs
 from click.testing import CliRunner
 
 from exporter.cli import cli
+from exporter.errors import PlanError
+from exporter.layers import LayerInfo
 from exporter.pipeline import plan_recipe
 from exporter.recipe import load_recipe
+from exporter.schemes import QuantScheme
+from exporter.searching.searching import _allowed
 
 RULES = '  - {match: "**", scheme: w4}\n'
 
@@ -128,3 +132,17 @@ def test_a_recipe_that_is_there_stays(folder):
         and "is there already; name another with --out, or replace it with --force" in found.output
     )
     assert (folder / "mine.yaml").read_text() == "mine"
+
+
+def test_schemes_that_do_not_divide_a_row_are_no_candidates_of_its_layer(folder):
+    recipe = load_recipe(folder / "r.yaml")
+    plain, turned = QuantScheme("plain", "int8"), QuantScheme("turned", "int8", rotate=64)
+    odd, even = LayerInfo("odd", "linear", (8, 96)), LayerInfo("even", "linear", (8, 128))
+    found = _allowed(recipe, (odd, even), {"plain": plain, "turned": turned})
+    assert found == {"odd": ["plain"], "even": ["plain", "turned"]}
+    with pytest.raises(PlanError) as caught:
+        _allowed(recipe, (odd,), {"turned": turned, "groups": QuantScheme("groups", "int4", 64)})
+    assert str(caught.value) == (
+        "layer odd: no scheme of the recipe fits it. turned: rotate 64 does not divide the 96 input features; groups: "
+        "group 64 does not divide the 96 input features. Add a scheme that does, or a rule that keeps it float"
+    )
