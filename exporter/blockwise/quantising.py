@@ -140,7 +140,7 @@ class _Job:
         self.blocks.record(tokens[:1])
         self._gradients(tokens)
         before = [name for name in outside if self.infos[name].kind == "embedding"]
-        self._tables(before, tokens)
+        self._tables(before)
         self._all_blocks(tokens)
         after = [name for name in outside if name not in before and self.infos[name].tied_to is None]
         self._outputs(
@@ -165,31 +165,20 @@ class _Job:
 
     # -- tables -----------------------------------------------------------------------------------------------------
 
-    def _tables(self, names: Sequence[str], tokens: torch.Tensor) -> None:
-        """Tables first: all that follows is measured behind them. One that is the output layer too is rounded by what
-        the output layer of the float model takes."""
+    def _tables(self, names: Sequence[str]) -> None:
+        """Tables first: all that follows is measured behind them. One that is the output layer too is rounded for both
+        of its uses."""
         for name in names:
-            module = self.torch.get_submodule(name)
             if name in self.judged and name not in self.work.done["outside"]:
-                tied = [other for other, info in self.infos.items() if info.tied_to == name]
-                if tied:
-                    states = self.work.states(-1)
-                    self._write_states(states, tokens)
-                    for block in range(len(self.blocks.blocks)):
-                        self.progress(f"float block {block + 1} of {len(self.blocks.blocks)}", 0.0)
-                        self._advance(block, states, states)
-                    self._outputs(tied, states, under=name)
-                    states.unlink()
-                else:
-                    self._choose({name: self.sensitivity.tables[name]})
+                self._choose({name: self.sensitivity.tables[name]})
                 self._done_outside(name)
-            hold_integers(module)
+            hold_integers(self.torch.get_submodule(name))
             for other, info in self.infos.items():
                 if info.tied_to == name:
                     hold_integers(self.torch.get_submodule(other))
 
-    def _outputs(self, names: Sequence[str], states: Path, under: str | None = None) -> None:
-        """Layers behind the blocks, which end with these states; integers of a tied one lie under its owner's name."""
+    def _outputs(self, names: Sequence[str], states: Path) -> None:
+        """Layers behind the blocks, which end with these states."""
         for name in names:
             if name in self.work.done["outside"]:
                 continue
@@ -200,10 +189,8 @@ class _Job:
                 part = slice(start, start + _BATCH)
                 taken = self.blocks.given_to(module, torch.from_numpy(np.array(held[part])))
                 seen.add(name, taken, torch.from_numpy(self.sensitivity.tokens[name][part]))
-            lookups = 0 if under is None else self.sensitivity.tables[under]  # of the rows that texts look up
-            self._choose({under or name: seen.of(name) + lookups})
-            if under is None:
-                self._done_outside(name)
+            self._choose({name: seen.of(name)})
+            self._done_outside(name)
 
     def _done_outside(self, name: str) -> None:
         self.work.done["outside"].append(name)

@@ -26,7 +26,7 @@ from exporter.errors import QexportError, SourceError
 from exporter.models.gradients import tell_all
 from exporter.models.reference import StreamedEmbedding, StreamedLinear
 
-VERSION = 1  # of what measured() gives for the same windows
+VERSION = 2  # of what measured() gives for the same windows
 _SEED = 0  # of the tokens that are drawn
 _LOGIT_ELEMENTS = 1 << 24  # of a block of logits, 64 MB
 _LEAST = (
@@ -42,7 +42,8 @@ class Sensitivity:
     tokens: dict[str, NDArray[np.float32]] = field(
         default_factory=dict
     )  # linear layer -> (windows, length) |g|^2
-    tables: dict[str, NDArray[np.float64]] = field(default_factory=dict)  # embedding -> mean of g gT
+    # embedding -> mean of g gT at the lookups, and of |g|^2 x xT where it is an output layer too
+    tables: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def weights(self, name: str) -> NDArray[np.float32]:
         """(windows, length), mean 1: how much a token counts for a layer.
@@ -97,16 +98,25 @@ def measured(
     def linear(name: str, taken: torch.Tensor, gradient: torch.Tensor) -> None:
         start = at.get(name, 0)
         at[name] = start + len(gradient)
-        found.tokens[name][place[0], start : at[name]] = gradient.square().sum(dim=1).numpy()
+        squares = gradient.square().sum(dim=1)
+        found.tokens[name][place[0], start : at[name]] = squares.numpy()
+        if name in tied:
+            add(tied[name], (taken * squares[:, None]).T @ taken)
 
     def table(name: str, index: torch.Tensor, gradient: torch.Tensor) -> None:
-        found.tables[name] = (
-            found.tables.get(name, 0) + (gradient.T @ gradient).double().numpy() / tokens.numel()
-        )
+        add(name, gradient.T @ gradient)
+
+    def add(name: str, moments: torch.Tensor) -> None:
+        found.tables[name] = found.tables.get(name, 0) + moments.double().numpy() / tokens.numel()
 
     tables = {name for name in layers if isinstance(model.get_submodule(name), StreamedEmbedding)}
     for name in tables:
         del found.tokens[name]
+    tied = {}  # output layer -> the table whose weight it has
+    for name in layers:
+        module = model.get_submodule(name)
+        if isinstance(module, StreamedLinear) and module.planned.info.tied_to in tables:
+            tied[name] = str(module.planned.info.tied_to)
     tell_all(model, {name: partial(table if name in tables else linear, name) for name in layers})
     generator = torch.Generator().manual_seed(_SEED)
     rows = max(16, _LOGIT_ELEMENTS // int(model.config.vocab_size))  # type: ignore[union-attr,arg-type]

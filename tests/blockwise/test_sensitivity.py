@@ -37,36 +37,41 @@ def found(model, tokens):
 
 
 def expected(model, tokens, name):
-    """|g|^2 of each token at a layer's output, and at an embedding the gradients themselves, by autograd."""
+    """Gradients at a layer's output, (windows, length, features), by autograd; and what the layer took."""
     whole = model.float_model()
     kept = []
     whole.get_submodule(name).register_forward_hook(
-        lambda module, given, out: (out.retain_grad(), kept.append(out))[0]
+        lambda module, given, out: (out.retain_grad(), kept.append((given[0].detach(), out)))[0]
     )
     for parameter in whole.parameters():
         parameter.requires_grad_(True)
     generator = torch.Generator().manual_seed(0)
-    found = []
+    found, taken = [], []
     for window in tokens:
         logits = whole(window[None]).logits[0]
         with torch.no_grad():
             drawn = torch.multinomial(torch.softmax(logits, -1), 1, generator=generator)
         torch.log_softmax(logits, -1).gather(1, drawn).sum().backward()
-        found.append(kept.pop().grad.reshape(len(window), -1))
-    return torch.stack(found)
+        given, out = kept.pop()
+        taken.append(given[0])
+        found.append(out.grad.reshape(len(window), -1))
+    return torch.stack(found), torch.stack(taken)
 
 
 @pytest.mark.parametrize(
     "name", ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj", "lm_head"]
 )
 def test_squares_of_gradients(model, tokens, found, name):
-    exact = expected(model, tokens, name).square().sum(-1)
+    exact = expected(model, tokens, name)[0].square().sum(-1)
     np.testing.assert_allclose(found.tokens[name], exact, rtol=2e-3, atol=1e-6)
 
 
 def test_moments_of_a_table(model, tokens, found):
-    exact = expected(model, tokens, "model.embed_tokens").flatten(0, 1).double()
-    moments = (exact.T @ exact / len(exact)).numpy()
+    """Of both of its uses: rows that are looked up, and the output layer that multiplies with it."""
+    looked_up = expected(model, tokens, "model.embed_tokens")[0].flatten(0, 1).double()
+    gradients, taken = (each.flatten(0, 1).double() for each in expected(model, tokens, "lm_head"))
+    weighed = taken * gradients.square().sum(dim=1, keepdim=True)
+    moments = ((looked_up.T @ looked_up + weighed.T @ taken) / len(taken)).numpy()
     np.testing.assert_allclose(
         found.tables["model.embed_tokens"], moments, rtol=1e-2, atol=1e-3 * moments.max()
     )
