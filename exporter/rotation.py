@@ -33,12 +33,18 @@ def hadamard(size: int) -> FloatArray:
 
 
 def rotated(rows: FloatArray, size: int) -> FloatArray:
-    """(n, k) float32 -> rows H, a new array; `size` divides k."""
+    """(n, k) float32 rows of a weight -> rows H, a new array; `size` divides k.
+
+    Raises ValueError naming the element that is not finite, which would spread.
+    """
     count, columns = rows.shape
     found = np.empty((count, columns), np.float32)
     step = max(1, _BLOCK_ELEMENTS // columns)
     for start in range(0, count, step):
         part = np.asarray(rows[start : start + step], np.float32)
+        if not np.isfinite(part).all():
+            row, column = (int(index) for index in np.argwhere(~np.isfinite(part))[0])
+            raise ValueError(f"weight[{start + row}, {column}] is {part[row, column]}")
         found[start : start + step] = (part.reshape(-1, size) @ hadamard(size)).reshape(part.shape)
     return found
 

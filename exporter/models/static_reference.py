@@ -20,10 +20,11 @@ _DISTURBANCE = 1e-6  # relative; float32 arithmetic in another order does as muc
 _SEED = 0
 
 
-class _Plain(torch.nn.Module):
+class PlainLayer(torch.nn.Module):
     """A layer with float or dynamic activations, its weight what the integers stand for."""
 
     def __init__(self, planned: PlannedLayer, rounds: bool) -> None:
+        """`rounds`: whether dynamic-int8 rounds its input."""
         super().__init__()
         self.rounds = rounds and planned.scheme.activations == "dynamic-int8"
         self.register_buffer("held", torch.from_numpy(planned.load().dequantized()))
@@ -42,17 +43,12 @@ class _Plain(torch.nn.Module):
         return torch.nn.functional.linear(x, self.held, self.shift)
 
 
-def plain_layer(planned: PlannedLayer, rounds: bool) -> torch.nn.Module:
-    """What stands for a layer that is not static; `rounds`: whether dynamic-int8 rounds its input."""
-    return _Plain(planned, rounds)
-
-
 class StaticReference:
     """The program with integers between its static layers, run by PyTorch."""
 
     def __init__(self, skeleton: Skeleton, rounds_dynamic: bool) -> None:
         """`rounds_dynamic`: whether layers with dynamic-int8 round their inputs. Raises TraceError."""
-        module = skeleton.build(lambda planned: plain_layer(planned, rounds_dynamic))
+        module = skeleton.build(lambda planned: PlainLayer(planned, rounds_dynamic))
         program = export(module, skeleton.example_inputs, shapes=skeleton.dynamic_shapes)
         schemes = {name: planned.scheme for name, planned in skeleton.layers.items()}
         plan = static_plan(skeleton)

@@ -15,7 +15,7 @@ import torch
 
 from exporter.models.exporting import export
 from exporter.models.python_module import ModuleSkeleton, PythonModule
-from exporter.models.static_reference import plain_layer
+from exporter.models.static_reference import PlainLayer
 from exporter.qat.fake_quant import TrainedWeight
 from exporter.qat.training import divergence
 from exporter.static.dialects import with_integers
@@ -87,7 +87,7 @@ class StaticCourse:
         assert skeleton.static is not None
         self._plan: StaticPlan = skeleton.static
         self._given, self._held_out, self.samples = samples, held_out, len(samples)
-        module = skeleton.build(lambda planned: plain_layer(planned, True))
+        module = skeleton.build(lambda planned: PlainLayer(planned, True))
         program = export(module, skeleton.example_inputs, shapes=skeleton.dynamic_shapes)
         schemes = {name: planned.scheme for name, planned in skeleton.layers.items()}
         integers = with_integers(program, schemes, self._plan, skeleton.dialect)

@@ -96,6 +96,15 @@ def test_a_weight_that_is_written_in_blocks_of_rows_is_rotated_too(tmp_path, mon
         assert (store.load("x").values == expected.values).all()
 
 
+def test_a_weight_that_is_not_finite_is_named_as_it_stands_in_the_model(tmp_path):
+    weight = np.zeros((4, 64), np.float32)
+    weight[2, 37] = np.nan
+    with pytest.raises(ValueError, match=r"^weight\[2, 37\] is nan$"):
+        QuantizedStore(tmp_path).quantize("x", weight, W8)
+    with pytest.raises(ValueError, match=r"^weight\[2, 37\] is nan$"):
+        chosen(weight, W4, Seen(np.eye(64), spread_of(np.eye(64))))
+
+
 def test_an_outlier_no_longer_takes_the_scale_for_itself():
     """One channel of 64 a hundred times as large: rounding to int8 costs some hundred times less."""
     x = torch.randn(100, 64, generator=torch.Generator().manual_seed(0))
