@@ -21,7 +21,7 @@ MARGIN = 0.95  # of a limit, for what a prediction is aimed at
 
 
 def with_method(recipe: Recipe) -> Recipe:
-    """Every scheme of four bits by gptq, and inputs rotated before they are rounded, neither of which costs bytes that count.
+    """Every scheme of four bits by gptq, and inputs rotated before they are rounded; neither costs bytes that count.
 
     Raises PlanError that says why there is nothing to change.
     """
