@@ -19,13 +19,13 @@ class WrittenRule:
     because: str
 
 
-def rules_for(
-    units: Sequence[Unit], choice: Mapping[str, str], gains: Mapping[str, tuple[float, float]], kept: str
-) -> list[WrittenRule]:
+Costs = Mapping[str, Mapping[str, tuple[float, float]]]  # unit -> scheme -> predicted loss in nats, MB
+
+
+def rules_for(units: Sequence[Unit], choice: Mapping[str, str], costs: Costs, kept: str) -> list[WrittenRule]:
     """Rules that give each unit its scheme; the one that most weights have stands last, for all the rest.
 
-    `gains`: unit -> what its scheme takes off the predicted loss against the smallest one (nats), and the MB it
-    costs. `kept`: a word for where the figures come from.
+    A rule says what its units gain or save against that one. `kept`: a word for where the figures come from.
     """
     weights: dict[str, int] = defaultdict(int)
     for unit in units:
@@ -40,7 +40,7 @@ def rules_for(
         place = block_of(unit.owners[0])
         if place is None:
             for layer in unit.owners:
-                loose.append(WrittenRule(layer, scheme, _because([unit], gains, kept)))
+                loose.append(WrittenRule(layer, scheme, _because([unit], scheme, rest, costs, kept)))
             continue
         prefix, number, _ = place
         inside = [layer.removeprefix(f"{prefix}.{number}.") for layer in unit.owners]
@@ -49,7 +49,7 @@ def rules_for(
         WrittenRule(
             f"{prefix}.{_numbers(number for number, _ in members)}.{inside}",
             scheme,
-            _because([unit for _, unit in members], gains, kept),
+            _because([unit for _, unit in members], scheme, rest, costs, kept),
         )
         for (scheme, prefix, inside), members in places.items()
     ]
@@ -57,9 +57,17 @@ def rules_for(
     return [*loose, *rules, WrittenRule("**", rest, f"the rest: {share:.0%} of the weights")]
 
 
-def _because(units: Sequence[Unit], gains: Mapping[str, tuple[float, float]], kept: str) -> str:
-    loss = sum(gains[unit.name][0] for unit in units)
-    size = sum(gains[unit.name][1] for unit in units)
+def _because(units: Sequence[Unit], scheme: str, rest: str, costs: Costs, kept: str) -> str:
+    loss = size = 0.0
+    for unit in units:
+        own = costs[unit.name]
+        other = own.get(rest) or min(
+            own.values(), key=lambda cost: cost[1]
+        )  # where the rest's scheme does not fit
+        loss += other[0] - own[scheme][0]
+        size += own[scheme][1] - other[1]
+    if size < 0:
+        return f"{kept}: saves {-size:.2f} MB for {-loss:.4f} nats of KL divergence"
     return f"{kept}: takes {loss:.4f} nats off the KL divergence for {size:.2f} MB"
 
 

@@ -168,18 +168,15 @@ def _found(
     sizes: Sizes,
 ) -> Found:
     loss, weighs = totals(options, choice)
-    gains = {}
-    for unit in scores.units:
-        own = [option for option in options if option.unit == unit.name]
-        taken = next(option for option in own if option.scheme == choice[unit.name])
-        least = min(own, key=lambda option: option.sizes)
-        gains[unit.name] = (least.loss - taken.loss, max(np.subtract(taken.sizes, least.sizes)[:-1]) / 1e6)
+    costs: dict[str, dict[str, tuple[float, float]]] = {}
+    for option in options:
+        costs.setdefault(option.unit, {})[option.scheme] = option.loss, max(option.sizes[:-1]) / 1e6
     rules = [
         WrittenRule(rule.text, "float", rule.because or "float in the recipe that was searched")
         for rule in recipe.rules
         if rule.scheme.is_float and rule.match is not None
     ]
-    rules += rules_for(scores.units, choice, gains, "searched")
+    rules += rules_for(scores.units, choice, costs, "searched")
     return Found(
         _text(recipe, goal, rules, scores),
         tuple(rules),

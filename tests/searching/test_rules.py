@@ -27,6 +27,7 @@ INPUTS = {
     for name, first in zip(NAMES, (*[NAMES[0]] * 3, NAMES[3], *[NAMES[4]] * 2), strict=True)
 }
 UNITS = units_of(LAYERS, INPUTS)
+COSTS = {unit.name: {"w4": (0.012, 0.5), "w8": (0.002, 1.0)} for unit in UNITS}
 
 
 def test_units():
@@ -41,8 +42,7 @@ def test_units():
 @given(st.lists(st.sampled_from(["w4", "w8"]), min_size=len(UNITS), max_size=len(UNITS)))
 def test_each_layer_has_the_scheme_that_was_chosen(schemes):
     choice = {unit.name: scheme for unit, scheme in zip(UNITS, schemes, strict=True)}
-    gains = {unit.name: (0.01, 0.5) for unit in UNITS}
-    rules = [(parse_pattern(rule.match), rule.scheme) for rule in rules_for(UNITS, choice, gains, "searched")]
+    rules = [(parse_pattern(rule.match), rule.scheme) for rule in rules_for(UNITS, choice, COSTS, "searched")]
     for unit in UNITS:
         for layer in unit.owners:
             decided = next(scheme for pattern, scheme in rules if pattern.matches(layer))
@@ -52,8 +52,22 @@ def test_each_layer_has_the_scheme_that_was_chosen(schemes):
 
 def test_rules_say_what_they_gain():
     choice = {unit.name: "w4" for unit in UNITS} | {UNITS[n].name: "w8" for n in (1, 4, 7, 10, 25)}
-    gains = {unit.name: (0.01, 0.5) for unit in UNITS}
-    first, rest = rules_for(UNITS, choice, gains, "searched")
+    first, rest = rules_for(UNITS, choice, COSTS, "searched")
     assert first.match == "model.layers.{0..3,8}.self_attn.{q_proj,k_proj,v_proj}"
     assert first.because == "searched: takes 0.0500 nats off the KL divergence for 2.50 MB"
     assert (rest.match, rest.scheme) == ("**", "w4")
+
+
+def test_rules_say_what_they_save_where_most_weights_have_more_bits():
+    choice = {unit.name: "w8" for unit in UNITS} | {UNITS[n].name: "w4" for n in (1, 4)}
+    first, rest = rules_for(UNITS, choice, COSTS, "searched")
+    assert (first.match, first.scheme) == ("model.layers.{0,1}.self_attn.{q_proj,k_proj,v_proj}", "w4")
+    assert first.because == "searched: saves 1.00 MB for 0.0200 nats of KL divergence"
+    assert (rest.match, rest.scheme) == ("**", "w8")
+
+
+def test_a_unit_that_the_scheme_of_the_rest_does_not_fit():
+    only = {**COSTS, UNITS[1].name: {"w8": (0.002, 1.0), "x": (0.1, 0.25)}}
+    choice = {unit.name: "w4" for unit in UNITS} | {UNITS[1].name: "w8"}
+    first, _ = rules_for(UNITS, choice, only, "searched")
+    assert first.because == "searched: takes 0.0980 nats off the KL divergence for 0.75 MB"
