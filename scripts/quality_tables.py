@@ -17,6 +17,7 @@ from pathlib import Path
 
 from exporter.searching.showing import curve_picture
 
+OWN, FLOAT_ACTIVATIONS = "qexport", ", float activations"  # who, and behind a format, for our rows
 DIGITS = 5  # behind the point
 _ROOM = 1.02  # how much larger a file may be and still count as of that size
 
@@ -122,21 +123,28 @@ def _section(rows: Sequence[Row]) -> str:
 
 
 def _ratios(rows: Sequence[Row]) -> list[str]:
-    """Of our files: mean KL over the least of each peer's files that are no more than 2 % larger."""
-    ours = [row for row in rows if row.who == "qexport"]
-    peers = sorted({row.who for row in rows} - {"qexport"})
+    """At each peer's size: the least mean KL of our files that are no more than 2 % larger, over the least of the
+    peer's that are no larger."""
+    ours: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.who == OWN:
+            ours.setdefault(
+                row.runtime + (FLOAT_ACTIVATIONS if FLOAT_ACTIVATIONS in row.format else ""), []
+            ).append(row)
+    peers = [row for row in rows if row.who != OWN]
     if not ours or not peers:
         return []
-    lines = ["", _line("mean KL over the least of", *peers), _line(*["---"] * (len(peers) + 1))]
-    for row in ours:
+    kinds = sorted(ours)
+    lines = ["", _line("ours over the best of", "MB", *kinds), _line(*["---"] * (len(kinds) + 2))]
+    for peer in peers:
+        best = min(row.kl_mean for row in peers if row.who == peer.who and row.bytes <= peer.bytes)
         cells = []
-        for who in peers:
-            fitting = [other for other in rows if other.who == who and other.bytes <= _ROOM * row.bytes]
-            best = min(fitting, key=lambda other: other.kl_mean, default=None)
-            cells.append(
-                "none so small" if best is None else f"{row.kl_mean / best.kl_mean:.2f} ({best.format})"
-            )
-        lines.append(_line(f"{row.format}, {row.runtime}, {row.bytes / 1e6:.1f} MB", *cells))
+        for kind in kinds:
+            fitting = [row for row in ours[kind] if row.bytes <= _ROOM * peer.bytes]
+            own = min(fitting, key=lambda row: row.kl_mean, default=None)
+            name = "" if own is None else own.format.removesuffix(FLOAT_ACTIVATIONS)
+            cells.append("none so small" if own is None else f"{own.kl_mean / best:.2f} ({name})")
+        lines.append(_line(f"{peer.who} up to {peer.format}", f"{peer.bytes / 1e6:.1f}", *cells))
     return lines
 
 
@@ -145,12 +153,10 @@ def pictures(rows: Sequence[Row], folder: Path) -> list[Path]:
     found = []
     for reference in sorted({row.reference for row in rows}):
         own = [row for row in rows if row.reference == reference]
-        ours = [row for row in own if row.who == "qexport" and row.runtime == "onnxruntime"]
+        ours = [row for row in own if row.who == OWN and row.runtime == "onnxruntime"]
         chosen = [row for row in ours if re.fullmatch(r"w4|w8|mix_[0-9.]+", row.format)]
         line = sorted((row.bytes / 1e6, row.kl_mean) for row in chosen)
-        points = {
-            f"{row.who} {row.format}": (row.bytes / 1e6, row.kl_mean) for row in own if row.who != "qexport"
-        }
+        points = {f"{row.who} {row.format}": (row.bytes / 1e6, row.kl_mean) for row in own if row.who != OWN}
         path = folder / f"{reference}.svg"
         path.write_text(curve_picture(line, points, None, "qexport (line), peers (points)"), encoding="utf-8")
         found.append(path)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from peers.catalog import HERE, timed
 from peers.llama_cpp import PACKAGE, Engine, bindings
+from quality_tables import FLOAT_ACTIVATIONS, OWN
 
 from exporter.artifacts import read_manifest, target_bytes
 from exporter.folders import cache_folder
@@ -123,7 +124,7 @@ def own_subjects(folder: Path, float_activations: bool = False) -> list[Subject]
 
     def subject(name: str, form: str, activations: ActivationMode) -> Subject:
         return Subject(
-            "qexport",
+            OWN,
             form,
             name,
             f"{name} {version(name)}",
@@ -134,7 +135,7 @@ def own_subjects(folder: Path, float_activations: bool = False) -> list[Subject]
 
     found = [subject(name, folder.name, "as-shipped") for name in targets]
     if float_activations and "onnxruntime" in targets:
-        found.append(subject("onnxruntime", f"{folder.name}, float activations", "float"))
+        found.append(subject("onnxruntime", folder.name + FLOAT_ACTIVATIONS, "float"))
     return found
 
 

@@ -149,17 +149,24 @@ def test_tables():
         "| llama.cpp | Q4_0 | llama.cpp | 91.7 | 0.4661 | 2.500 | 58.2 % | 1.467 |",
         "| qexport | int4 | executorch | 80.0 | 0.4661 | 2.500 | 58.2 % | 1.467 |",
         "",
-        "| mean KL over the least of | llama.cpp |",
-        "| --- | --- |",
-        "| int4, executorch, 80.0 MB | none so small |",
+        "| ours over the best of | MB | executorch |",
+        "| --- | --- | --- |",
+        "| llama.cpp up to Q4_0 | 91.7 | 1.00 (int4) |",
         "",
         "| mean KL of | de | en |",
         "| --- | --- | --- |",
         "| llama.cpp, Q4_0, llama.cpp | 0.500 | 0.250 |",
         "| qexport, int4, executorch | 0.100 | – |",
     ]
-    larger = replace(OURS, bytes=91_000_000, kl_mean=ROW.kl_mean / 2)
-    assert "| int4, executorch, 91.0 MB | 0.50 (Q4_0) |" in render([larger, ROW])
+    assert "| llama.cpp up to Q4_0 | 91.7 | none so small |" in render([replace(OURS, bytes=94_000_000), ROW])
+    smaller = replace(
+        ROW, format="Q3", bytes=70_000_000, kl_mean=ROW.kl_mean / 2
+    )  # and better: it is the best of both
+    floats = replace(OURS, format="int4, float activations", runtime="onnxruntime", kl_mean=ROW.kl_mean / 4)
+    said = render([OURS, floats, ROW, smaller])
+    assert "| ours over the best of | MB | executorch | onnxruntime, float activations |" in said
+    assert "| llama.cpp up to Q4_0 | 91.7 | 2.00 (int4) | 0.50 (int4) |" in said
+    assert "| llama.cpp up to Q3 | 70.0 | none so small | none so small |" in said
     assert render([ROW, replace(ROW, share="development", text_sha256="0")]).count("### tiny") == 2
 
 
