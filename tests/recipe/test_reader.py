@@ -95,7 +95,7 @@ def test_a_good_recipe() -> None:
             "r.yaml:2:7: name is text '../demo'; expected a name of letters, digits, '.', '_' and '-'",
         ),
         ("{weights: int8}", "{weights: [int8]}", "r.yaml:6:17: schemes.w8.weights is a list; allowed: int4, int8, float"),
-        ("{weights: int8}", "int8", "r.yaml:6:7: schemes.w8 is text 'int8'; expected a mapping with weights, group, symmetric, activations, method, observer"),
+        ("{weights: int8}", "int8", "r.yaml:6:7: schemes.w8 is text 'int8'; expected a mapping with weights, group, symmetric, activations, method, observer, rotate"),
         ("{weights: int8}", "{weights: int8, symmetric: yes}", "r.yaml:6:34: schemes.w8.symmetric is text 'yes'; expected true or false"),
         ("{weights: int8}", "{weights: float, activations: dynamic-int8}", "r.yaml:6:7: schemes.w8: float weights take float activations"),
         ("{weights: int8}", "{weights: float, group: 32}", "r.yaml:6:7: schemes.w8: float weights have no group"),
