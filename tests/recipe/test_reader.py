@@ -74,7 +74,7 @@ def test_a_good_recipe() -> None:
             "group: 32",
             "grup: 32",
             "r.yaml:5:23: unknown key 'grup' in schemes.w4; allowed: weights, group, symmetric, activations, "
-            "method, observer; did you mean 'group'?",
+            "method, observer, rotate; did you mean 'group'?",
         ),
         (
             "group: 32",
