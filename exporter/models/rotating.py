@@ -3,11 +3,10 @@ of one input share it once a backend's passes have merged what is equal."""
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 
 from exporter.rotation import hadamard
+from exporter.schemes import ROTATIONS
 
 
 class Rotation(torch.nn.Module):
@@ -27,12 +26,11 @@ class Rotation(torch.nn.Module):
         return mixed.reshape(x.shape)
 
 
-@cache
-def rotation(size: int) -> Rotation:
-    """One module for all layers, so that a file holds its matrix once."""
-    return Rotation(size)
+# One for all layers, so that a file holds its matrix once. Made here and not when first asked for: that may be while a
+# model is traced, which would keep a tensor without numbers.
+_ROTATIONS = {size: Rotation(size) for size in ROTATIONS}
 
 
 def rotate(x: torch.Tensor, size: int | None) -> torch.Tensor:
     """x H; x itself for None."""
-    return x if size is None else rotation(size)(x)
+    return x if size is None else _ROTATIONS[size](x)
