@@ -272,8 +272,8 @@ def main() -> None:
     subjects, problems = wanted_peers(
         groups, results, base, lambda subject: check_whole(subject, reference, windows)
     )
-    for folder in reversed(arguments.artifacts):
-        subjects = [*own_subjects(folder, arguments.float_activations), *subjects]
+    own = (own_subjects(folder, arguments.float_activations) for folder in arguments.artifacts)
+    subjects = [*(subject for found in own for subject in found), *subjects]
     for start in range(0, len(subjects), arguments.together):
         some = subjects[start : start + arguments.together]
         print(", ".join(f"{s.who} {s.format} {s.runtime}" for s in some), file=sys.stderr)

@@ -34,7 +34,6 @@ from exporter.folders import cache_folder
 from exporter.layers import LayerInfo
 from exporter.memory import release_to_system
 from exporter.methods.choosing import Seen, chosen
-from exporter.methods.gptq import spread_of
 from exporter.models.causal_lm import CausalLM
 from exporter.models.reference import hold_integers, streamed_float_model
 from exporter.quantizing import QuantizedStore, quantize_layers
@@ -234,7 +233,7 @@ class _Job:
 
         def one(name: str) -> tuple[str, str, dict[str, float]]:
             try:
-                seen = Seen(moments[name], spread_of(moments[name]))
+                seen = Seen.of(moments[name], self.schemes[name].rotate)
             except ValueError as problem:
                 raise SourceError(
                     f"layer {name}: {problem}; the calibration text cannot be used"

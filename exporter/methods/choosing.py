@@ -29,10 +29,12 @@ class Seen:
         """(in,) mean squares."""
         return np.diag(self.moments).astype(np.float32)
 
-    def rotated(self, size: int) -> Seen:
-        """Of the rotated inputs. Raises ValueError as spread_of."""
-        moments = rotated_moments(self.moments, size)
-        return Seen(moments, spread_of(moments))
+    @classmethod
+    def of(cls, moments: NDArray[np.float64], rotate: int | None) -> Seen:
+        """Of (in, in) moments of the layer's input as the model has it, for a scheme that rotates it so. Raises
+        ValueError as spread_of."""
+        turned = moments if rotate is None else rotated_moments(moments, rotate)
+        return cls(turned, spread_of(turned))
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,11 @@ class Choice:
 def chosen(weight: FloatArray, scheme: QuantScheme, seen: Seen) -> Choice:
     """Integers of a (out, in) weight by the scheme's method; `auto` tries them all and keeps the least error.
 
-    `weight` and `seen` as the model has them, not rotated. Raises ValueError for a weight that is not finite and a
-    group that does not fit (numerics.quantize).
+    `weight` as the model has it; `seen` of the input that the scheme has rotated (Seen.of). Raises ValueError for a
+    weight that is not finite and a group that does not fit (numerics.quantize).
     """
     if scheme.rotate is not None:
-        weight, seen = rotated(weight, scheme.rotate), seen.rotated(scheme.rotate)
+        weight = rotated(weight, scheme.rotate)
     tried = {
         name: _by(name, weight, replace(scheme, method=name), seen)
         for name in (("mse", "wmse", "hqq", "gptq") if scheme.method == "auto" else (scheme.method,))

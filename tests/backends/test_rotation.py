@@ -1,5 +1,7 @@
 """Rotated inputs: the same function in float, in every backend, with one rotation for layers of one input."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -73,7 +75,7 @@ def test_integers_are_those_of_the_rotated_weight(seed, scheme, method):
     inputs = rng.standard_normal((200, 64)) * rng.exponential(1, 64)
     moments = inputs.T @ inputs / 200
     scheme = replace(scheme, method=method)
-    found = chosen(weight, scheme, Seen(moments, spread_of(moments)))
+    found = chosen(weight, scheme, Seen.of(moments, scheme.rotate))
     turned = rotated_moments(moments, scheme.rotate)
     plain = chosen(
         rotated(weight, scheme.rotate), replace(scheme, rotate=None), Seen(turned, spread_of(turned))
@@ -102,7 +104,7 @@ def test_a_weight_that_is_not_finite_is_named_as_it_stands_in_the_model(tmp_path
     with pytest.raises(ValueError, match=r"^weight\[2, 37\] is nan$"):
         QuantizedStore(tmp_path).quantize("x", weight, W8)
     with pytest.raises(ValueError, match=r"^weight\[2, 37\] is nan$"):
-        chosen(weight, W4, Seen(np.eye(64), spread_of(np.eye(64))))
+        chosen(weight, W4, Seen.of(np.eye(64), W4.rotate))
 
 
 def test_an_outlier_no_longer_takes_the_scale_for_itself():
@@ -165,6 +167,21 @@ def test_a_decoder_stays_in_as_few_delegates(folders, tmp_path):
     )
     assert turned["delegates"] == facts["delegates"]
     assert turned["operators"] == facts["operators"]
+
+
+def test_a_rotation_may_be_met_first_while_a_model_is_traced():
+    """As in a job whose method needs no calibration, in a process that has rotated nothing yet."""
+    program = (
+        "import torch\n"
+        "from exporter.models.exporting import export\n"
+        "from exporter.models.rotating import rotate\n"
+        "class Net(torch.nn.Module):\n"
+        "    def forward(self, x): return rotate(x, 32)\n"
+        "x = torch.randn(2, 3, 64)\n"
+        "found = export(Net(), (x,)).module()(x)\n"
+        "assert torch.allclose(rotate(found, 32), x, atol=1e-5)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
 
 
 class Net(torch.nn.Module):
