@@ -121,6 +121,13 @@ def from_bf16_bits(bits: NDArray[np.uint16]) -> FloatArray:
     return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
+def check_finite(rows: FloatArray, first: int = 0) -> None:
+    """Raise ValueError naming the element of a weight that is not finite; `rows` are its rows from `first` on."""
+    if not np.isfinite(rows).all():
+        row, column = np.argwhere(~np.isfinite(rows))[0]
+        raise ValueError(f"weight[{first + row}, {column}] is {rows[row, column]}")
+
+
 def quantize(
     weight: FloatArray,
     scheme: QuantScheme,
@@ -139,9 +146,7 @@ def quantize(
     if isinstance(scheme.group, int) and in_features % scheme.group:
         raise ValueError(f"group {scheme.group} does not divide the {in_features} input features")
     weight = np.ascontiguousarray(weight, dtype=np.float32)
-    if not np.isfinite(weight).all():
-        row, column = np.argwhere(~np.isfinite(weight))[0]
-        raise ValueError(f"weight[{row}, {column}] is {weight[row, column]}")
+    check_finite(weight)
     if scheme.group == "tensor":
         rows = weight.reshape(1, 1, -1)  # one group holds everything
     else:

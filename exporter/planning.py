@@ -16,7 +16,15 @@ from exporter.plan import FLOAT_BYTES, Forecast, LayerPlan, QuantPlan, RuleRef, 
 from exporter.recipe.folding import listed
 from exporter.recipe.matching import decide_layers
 from exporter.recipe.types import LIMITS, Recipe, Rule
-from exporter.schemes import CALIBRATED_METHODS, FLOAT, GROUP_SIZES, ROTATIONS, QuantScheme, untrainable
+from exporter.schemes import (
+    CALIBRATED_METHODS,
+    FLOAT,
+    GRANULARITIES,
+    GROUP_SIZES,
+    ROTATIONS,
+    QuantScheme,
+    untrainable,
+)
 from exporter.targets import DEFAULT_CONTEXT, Target
 from exporter.tasks import Task
 
@@ -293,37 +301,27 @@ class _Lint:
                 self.problems.append((asked.place, text))
 
     def check_groups(self) -> set[str]:
-        """Names of layers whose row the group of their scheme does not divide; one problem per row length."""
-        failing: dict[tuple[str, int], list[str]] = {}
+        """Names of layers whose row the group or the rotation of their scheme does not divide; one problem per row
+        length."""
+        failing: dict[tuple[str, str, int], list[str]] = {}
         for layer in self.model.layers:
-            scheme = self.rules[layer.name].scheme
-            if isinstance(scheme.group, int) and in_features(layer) % scheme.group and not layer.tied_to:
-                failing.setdefault((scheme.name, in_features(layer)), []).append(layer.name)
-        for (name, length), layers in failing.items():
+            scheme, length = self.rules[layer.name].scheme, in_features(layer)
+            for word, size in (("group", scheme.group), ("rotate", scheme.rotate)):
+                if isinstance(size, int) and length % size and not layer.tied_to:
+                    failing.setdefault((word, scheme.name, length), []).append(layer.name)
+        for (word, name, length), layers in failing.items():
             entry = self.recipe.schemes[name]
-            dividing = [str(group) for group in GROUP_SIZES if length % group == 0]
-            text = f"group {entry.scheme.group} of scheme {name} does not divide the {length} input features"
-            allowed = f"allowed: {', '.join([*dividing, 'channel', 'tensor'])}"
-            self.problems.append((entry.group_place, f"{text} of {listed(layers)}; {allowed}"))
-        bad = {name for layers in failing.values() for name in layers} | self.check_rotations()
-        return bad | {layer.name for layer in self.model.layers if layer.tied_to in bad}
-
-    def check_rotations(self) -> set[str]:
-        """Names of layers whose row the rotation of their scheme does not divide; one problem per row length."""
-        failing: dict[tuple[str, int], list[str]] = {}
-        for layer in self.model.layers:
-            scheme = self.rules[layer.name].scheme
-            if scheme.rotate is not None and in_features(layer) % scheme.rotate and not layer.tied_to:
-                failing.setdefault((scheme.name, in_features(layer)), []).append(layer.name)
-        for (name, length), layers in failing.items():
-            entry = self.recipe.schemes[name]
-            dividing = [str(size) for size in ROTATIONS if length % size == 0]
             text = (
-                f"rotate {entry.scheme.rotate} of scheme {name} does not divide the {length} input features"
+                f"{word} {getattr(entry.scheme, word)} of scheme {name} does not divide the {length} input features"
+                f" of {listed(layers)}"
             )
-            way_out = f"allowed: {', '.join(dividing)}" if dividing else "leave it out"
-            self.problems.append((entry.place, f"{text} of {listed(layers)}; {way_out}"))
-        return {name for layers in failing.values() for name in layers}
+            sizes, others = (GROUP_SIZES, GRANULARITIES) if word == "group" else (ROTATIONS, ())
+            allowed = [*(str(size) for size in sizes if length % size == 0), *others]
+            way_out = f"allowed: {', '.join(allowed)}" if allowed else "leave it out"
+            place = entry.group_place if word == "group" else entry.place
+            self.problems.append((place, f"{text}; {way_out}"))
+        bad = {name for layers in failing.values() for name in layers}
+        return bad | {layer.name for layer in self.model.layers if layer.tied_to in bad}
 
     def report(self, refused: Mapping[str, Mapping[int, str]]) -> None:
         """One problem per rule, target and reason; one per target where the reason holds for all layers."""

@@ -14,7 +14,7 @@ import numpy as np
 from exporter.errors import SourceError
 from exporter.layers import LayerInfo
 from exporter.methods.gptq import Moments, rounded
-from exporter.numerics import FloatArray, QuantizedTensor, quantize
+from exporter.numerics import FloatArray, QuantizedTensor, check_finite, quantize
 from exporter.rotation import rotated
 from exporter.schemes import QuantScheme
 
@@ -85,9 +85,7 @@ class QuantizedStore:
 def _finite(weight: FloatArray, start: int, stop: int) -> FloatArray:
     """Rows of a weight. Raises ValueError naming the element of the whole that is not finite."""
     block = np.ascontiguousarray(weight[start:stop], dtype=np.float32)
-    if not np.isfinite(block).all():
-        row, column = np.argwhere(~np.isfinite(block))[0]
-        raise ValueError(f"weight[{start + row}, {column}] is {block[row, column]}")
+    check_finite(block, start)
     return block
 
 

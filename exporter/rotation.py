@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from exporter.numerics import FloatArray
+from exporter.numerics import FloatArray, check_finite
 
 _BLOCK_ELEMENTS = 1 << 22  # rotated at once
 
@@ -42,9 +42,7 @@ def rotated(rows: FloatArray, size: int) -> FloatArray:
     step = max(1, _BLOCK_ELEMENTS // columns)
     for start in range(0, count, step):
         part = np.asarray(rows[start : start + step], np.float32)
-        if not np.isfinite(part).all():
-            row, column = (int(index) for index in np.argwhere(~np.isfinite(part))[0])
-            raise ValueError(f"weight[{start + row}, {column}] is {part[row, column]}")
+        check_finite(part, start)
         found[start : start + step] = (part.reshape(-1, size) @ hadamard(size)).reshape(part.shape)
     return found
 
