@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from scipy.stats import spearmanr
 from exporter.artifacts import write_json
 from exporter.blockwise import quantize_by_blocks
 from exporter.blockwise.moments import shared_inputs
+from exporter.blockwise.sensitivity import VERSION
 from exporter.blockwise.windows import calibration_windows
 from exporter.errors import QexportError
+from exporter.folders import locked
 from exporter.layers import LayerInfo
 from exporter.memory import release_to_system
 from exporter.models.causal_lm import CausalLM, CausalLMSkeleton
@@ -86,8 +89,9 @@ class Scoring:
         seed: int,
         workers: int | None = None,
     ) -> None:
-        """`layers` that are searched over, with tied ones; `allowed`: layer -> names of candidates. What is done lies
-        in `folder`: a search that was stopped goes on from there."""
+        """`layers` that are searched over, with tied ones; `allowed`: layer -> names of candidates. Scores lie in
+        `folder`; integers lie beside it and serve every search over the same scheme, model and text, so that one
+        more scheme costs its own share only. A search that was stopped goes on from there."""
         self.model, self.layers, self.candidates, self.allowed = model, layers, candidates, allowed
         self.folder, self.seed, self.workers = folder, seed, workers
         self.stores: dict[str, QuantizedStore] = {}
@@ -127,24 +131,42 @@ class Scoring:
 
     def _integers(self, name: str, scheme: QuantScheme, windows: Tokens, report: Report) -> None:
         """The whole model in one candidate."""
-        folder = self.folder / name
+        schemes = self._schemes(name)
+        folder = self.folder.parent / f"integers-{self._integers_key(schemes, windows)}"
         folder.mkdir(exist_ok=True)
         store = self.stores[name] = QuantizedStore(folder)
-        schemes = self._schemes(name)
         decided = [(layer, schemes[layer.name]) for layer in self.all_layers]
         for layer, own in decided:
             if not own.is_float:
                 store.expect(layer.name, own)
-        done = folder / "done"
-        if done.is_file():
-            return
-        report(f"integers of {name}", 0.0)
-        if wants_text({name: scheme}):
-            quantize_by_blocks(self.model, decided, windows, store, folder / "work", report, self.workers)
-        else:
-            said = f"integers of {name}"
-            quantize_layers(self.model, decided, store, lambda _, share: report(said, share), self.workers)
-        done.touch()
+        with locked(folder):
+            done = folder / "done"
+            if done.is_file():
+                return
+            report(f"integers of {name}", 0.0)
+            if wants_text({name: scheme}):
+                quantize_by_blocks(self.model, decided, windows, store, folder / "work", report, self.workers)
+            else:
+                said = f"integers of {name}"
+                quantize_layers(
+                    self.model, decided, store, lambda _, share: report(said, share), self.workers
+                )
+            done.touch()
+
+    def _integers_key(self, schemes: Mapping[str, QuantScheme], windows: Tokens) -> str:
+        """What integers depend on, whatever the recipe calls the scheme."""
+        asked = {
+            "format": FORMAT,
+            "sensitivity": VERSION,
+            "model": self.model.identity(),
+            "schemes": {
+                layer: asdict(replace(scheme, name=""))
+                for layer, scheme in schemes.items()
+                if not scheme.is_float
+            },
+            "windows": hashlib.sha256(windows.tobytes()).hexdigest(),
+        }
+        return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
     def _load(self, name: str, layer: LayerInfo) -> Callable[[], QuantizedTensor]:
         return partial(self.stores[name].load, layer.tied_to or layer.name)

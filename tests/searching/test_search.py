@@ -91,6 +91,24 @@ def test_a_second_budget_reads_the_scores(folder):
     assert "rank correlation with the true KL of" in found.stdout
 
 
+def test_one_more_scheme_costs_its_own_integers_only(folder):
+    search(folder, "--target-bpw", "6", "--out", str(folder / "f.yaml"))
+    kept = folder / "cache" / "search"
+    before = {path: path.stat().st_mtime_ns for path in kept.glob("integers-*/*.npy")}
+    scored = set(kept.glob("*/scores.json"))
+    text = (folder / "r.yaml").read_text().replace("w8:", "other_name:")
+    more = "  w4_64: {weights: int4, group: 64, activations: dynamic-int8}\nrules:"
+    (folder / "more.yaml").write_text(text.replace("rules:", more))
+    recipe = str(folder / "more.yaml")
+    found = CliRunner().invoke(
+        cli, ["search", "--recipe", recipe, "--target-bpw", "5", "--out", str(folder / "g.yaml")]
+    )
+    assert found.exit_code == 0, found.output
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert len(set(kept.glob("*/scores.json")) - scored) == 1
+    assert len(set(kept.glob("integers-*/*.npy")) - set(before)) == len(before) / 2
+
+
 def test_the_smallest_for_a_loss(folder):
     search(folder, "--target-bpw", "6", "--out", str(folder / "d.yaml"), "--force")
     found = search(folder, "--max-kl", "0.5", "--out", str(folder / "e.yaml"), "--json")
