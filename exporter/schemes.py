@@ -144,8 +144,6 @@ def untrainable(scheme: QuantScheme, task: str) -> str | None:
         return "float weights have nothing to train"
     if not scheme.symmetric:
         return "zero points are not trained; set symmetric: true"
-    if scheme.group == "tensor":
-        return "one scale per tensor is not trained; set group: channel"
     if task == "module" and not scheme.is_static:
         return (
             "of a module static layers are trained; name them in qat.layers, or set activations: static-int8"

@@ -55,9 +55,11 @@ def refitted(weight: FloatArray, tensor: QuantizedTensor, moments: NDArray[np.fl
         normal = np.empty((rows, groups, groups))
         size = width // groups
         for group in range(groups):
-            of = slice(group * size, (group + 1) * size)
-            reached = codes[:, of] @ known[of]  # (rows, in): H's rows of this group, weighed by its integers
-            normal[:, group] = (reached * codes).reshape(rows, groups, size).sum(axis=2, dtype=np.float64)
+            of, upto = slice(group * size, (group + 1) * size), slice(0, (group + 1) * size)
+            reached = codes[:, of] @ known[of, upto]  # H's rows of this group, weighed by its integers
+            reached *= codes[:, upto]
+            met = reached.reshape(rows, group + 1, size).sum(axis=2)  # of a few integers: float32 will do
+            normal[:, group, : group + 1] = normal[:, : group + 1, group] = met  # both ways the same
         mean = np.trace(normal, axis1=1, axis2=2) / groups
         normal += np.eye(groups) * np.maximum(_RIDGE * mean, 1e-30)[:, None, None]
         solved = np.linalg.solve(normal, wanted[:, :, None])[:, :, 0]

@@ -26,7 +26,7 @@ _INSIDE = 0.49
 
 
 class _Rounded(torch.autograd.Function):
-    """(rows, groups, size) weights, (rows, groups, 1) scales -> the numbers that their codes stand for."""
+    """(rows, groups, size) weights, (rows, groups, 1) or (1, 1, 1) scales -> the numbers their codes stand for."""
 
     @staticmethod
     def forward(ctx: Any, weight: torch.Tensor, scale: torch.Tensor, low: int, high: int) -> torch.Tensor:
@@ -47,6 +47,8 @@ class _Rounded(torch.autograd.Function):
                 found - weight * inside
             ) / scale  # code - w / s where it moves with w, the code where clipped
             to_scale = (upstream * per_step).sum(dim=2, keepdim=True)
+            if scale.shape[0] < to_scale.shape[0]:  # one for the whole tensor
+                to_scale = to_scale.sum(dim=0, keepdim=True)
         if ctx.needs_input_grad[0]:
             to_weight = upstream * inside
         return to_weight, to_scale, None, None
@@ -70,11 +72,11 @@ class TrainedWeight(torch.nn.Module):
     first_scale: torch.Tensor
 
     def __init__(self, weight: torch.Tensor, tensor: QuantizedTensor, trains_weights: bool) -> None:
-        """`weight` (out, in) float32, `tensor` where training begins; symmetric schemes with groups or channels."""
+        """`weight` (out, in) float32, `tensor` where training begins, symmetric."""
         super().__init__()
         self.scheme = tensor.scheme
         rows, columns = weight.shape
-        scale = torch.from_numpy(np.array(tensor.row_scales()))[:, :, None]
+        scale = torch.from_numpy(np.array(tensor.scales))[:, :, None]
         codes = torch.from_numpy(np.array(tensor.values)).float().view(rows, scale.shape[1], -1)
         grouped = weight.view(codes.shape)
         begun = (grouped / scale).clamp_(min=codes - _INSIDE, max=codes + _INSIDE)
@@ -87,10 +89,10 @@ class TrainedWeight(torch.nn.Module):
         self.shape = (rows, columns)
         self._step: tuple[torch.Tensor, torch.Tensor] | None = None  # rounded, and the leaf that is used
         # LSQ's gradient scale: a step size sees the gradients of all its weights (Esser et al., section 2.2)
-        self._damped = 1.0 / math.sqrt(codes.shape[2] * tensor.scheme.limits[1])
+        self._damped = 1.0 / math.sqrt(codes.numel() / scale.numel() * tensor.scheme.limits[1])
 
     def scales(self) -> torch.Tensor:
-        """(rows, groups, 1), as bf16 holds them; the gradient is that of the exact factor."""
+        """(rows, groups, 1) or (1, 1, 1), as bf16 holds them; the gradient is that of the exact factor."""
         factor = self.factor * self._damped + (self.factor * (1 - self._damped)).detach()
         exact = self.first_scale * factor.clamp(0.25, 4.0)
         return exact + (exact.to(torch.bfloat16).float() - exact).detach()

@@ -61,9 +61,8 @@ class _Student(torch.fx.Interpreter):
             args, _ = self.fetch_args_kwargs_from_env(n)
             if args[0].is_floating_point():  # what _RoundedToCodes gave: a value, no code
                 return args[0]
-        if kind == "dequantize_per_channel":
-            source = n.args[0]
-            assert isinstance(source, torch.fx.Node)
+        source = n.args[0] if kind.startswith("dequantize_per_") else None
+        if isinstance(source, torch.fx.Node) and source.op == "get_attr":
             layer, _, part = str(source.target).removesuffix(".values").rpartition(".")
             found = self._made(layer, part)
             if found is not None:

@@ -14,6 +14,7 @@ from exporter.schemes import QuantScheme
 
 W4 = QuantScheme("w4", "int4", 16)
 W8 = QuantScheme("w8", "int8", "channel", activations="dynamic-int8")
+ONE = QuantScheme("one", "int8", "tensor", activations="dynamic-int8")
 
 
 def begun(seed, scheme, trains_weights=True):
@@ -22,7 +23,7 @@ def begun(seed, scheme, trains_weights=True):
     return weight, tensor, TrainedWeight(torch.from_numpy(weight), tensor, trains_weights)
 
 
-@given(seed=st.integers(0, 10_000), scheme=st.sampled_from([W4, W8]))
+@given(seed=st.integers(0, 10_000), scheme=st.sampled_from([W4, W8, ONE]))
 def test_it_begins_at_the_integers_it_was_given(seed, scheme):
     _, tensor, held = begun(seed, scheme)
     found = held.tensor()
@@ -30,7 +31,7 @@ def test_it_begins_at_the_integers_it_was_given(seed, scheme):
     assert torch.equal(held(), torch.from_numpy(tensor.dequantized()))
 
 
-@given(seed=st.integers(0, 10_000), scheme=st.sampled_from([W4, W8]))
+@given(seed=st.integers(0, 10_000), scheme=st.sampled_from([W4, W8, ONE]))
 def test_wherever_it_is_it_computes_what_its_integers_stand_for(seed, scheme):
     _, _, held = begun(seed, scheme)
     generator = torch.Generator().manual_seed(seed)
@@ -57,6 +58,18 @@ def test_gradients_are_those_of_the_papers():
     code = (held.weight.detach()).round().clamp(-8, 7)
     per_scale = (grouped * (code - held.weight.detach() * inside)).sum(dim=2, keepdim=True)
     assert torch.allclose(held.factor.grad, per_scale * scale / np.sqrt(16 * 7), rtol=1e-4, atol=1e-6)
+
+
+def test_the_one_scale_of_a_tensor_has_the_gradient_of_all_its_weights():
+    _, tensor, held = begun(1, ONE)
+    list(parameters(held))
+    upstream = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
+    held().backward(upstream)
+    off = (held.weight.detach().round() - held.weight.detach()).view(6, 32)
+    expected = (upstream * off).sum() * float(tensor.scales[0, 0]) / np.sqrt(6 * 32 * 127)
+    assert held.factor.grad.shape == (1, 1, 1) and held.factor.grad.item() == pytest.approx(
+        expected.item(), rel=1e-4
+    )
 
 
 def test_one_rounding_serves_every_use_of_a_step():
@@ -99,7 +112,6 @@ def test_only_scales():
     ("scheme", "reason"),
     [
         (QuantScheme("w", "int4", 32, symmetric=False), "zero points are not trained; set symmetric: true"),
-        (QuantScheme("w", "int8", "tensor"), "one scale per tensor is not trained; set group: channel"),
         (QuantScheme("w", "float"), "float weights have nothing to train"),
         (W4, None),
     ],
