@@ -33,6 +33,11 @@ from exporter.commands.common import (
 @click.option(
     "--beside", type=PATH, metavar="FILE", help="Rows of scripts/quality.py: peers' files, into the picture."
 )
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Measure the true KL of the mix and of R's own rules; takes a minute or two.",
+)
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
 @json_option
 def search(
@@ -43,6 +48,7 @@ def search(
     max_kl: float | None,
     out: Path | None,
     beside: Path | None,
+    check: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -68,7 +74,7 @@ def search(
     opened, planned = plan_recipe(given)
     weights: Any = opened.identity()["weights_sha256"]
     peers = measured_beside(beside, weights.values()) if beside else {}
-    found = search_for(given, opened, planned, goal, Stages(console()))
+    found = search_for(given, opened, planned, goal, Stages(console()), check)
     write_new(path, found.recipe, force)
     picture = path.with_suffix(".svg")
     points = {f"all {name}": (megabytes, true) for name, (megabytes, _, true) in found.uniform.items()}

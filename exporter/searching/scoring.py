@@ -102,17 +102,8 @@ class Scoring:
         path = self.folder / "scores.json"
         if path.is_file():
             return Scores.from_json(json.loads(path.read_text("utf-8")))
-        windows = calibration_windows(self.model.tokenizer(), texts, self.model.layers().max_context)
-        if len(windows) < _FEWEST:
-            raise QexportError(
-                f"calibration.text: {len(windows)} windows of {windows.shape[1]} tokens; a search fits on some and "
-                f"measures on others and needs {_FEWEST}; give more text, some 50,000 tokens do"
-            )
-        held_out = windows[-min(_HELD_OUT, len(windows) // 4) :]
-        for number, (name, scheme) in enumerate(self.candidates.items()):
-            share = partial(_scaled, report, 0.5 * number / len(self.candidates), 0.5 / len(self.candidates))
-            self._integers(name, scheme, windows[: -len(held_out)], share)
-            release_to_system()  # each stage has models of its own, whose mapped files count as memory
+        windows, held_out = self._windows(texts)
+        self._all_integers(windows[: -len(held_out)], partial(_scaled, report, 0.0, 0.5))
         units = units_of(self.layers, self._inputs(windows[0]))
         predicted = self._predicted(units, windows, partial(_scaled, report, 0.5, 0.3))
         release_to_system()
@@ -122,12 +113,45 @@ class Scoring:
         os.replace(path.with_suffix(".partial"), path)
         return found
 
+    def true_kl(
+        self, texts: Sequence[str], mixes: Mapping[str, Mapping[str, str]], report: Report
+    ) -> dict[str, float]:
+        """Each mix -> its mean KL in nats on the held-out text. `mixes`: layer -> candidate; all others are float."""
+        windows, held_out = self._windows(texts)
+        self._all_integers(windows[: -len(held_out)], partial(_scaled, report, 0.0, 0.5))
+        by_name = {layer.name: layer for layer in self.layers}
+        found = {}
+        with tempfile.TemporaryDirectory(prefix=".float-", dir=self.folder) as states:
+            measuring = Measuring(self.model, self._skeleton, held_out, Path(states))
+            for number, (mix, choice) in enumerate(mixes.items()):
+                report(f"true KL of {mix}", 0.5 + 0.5 * number / len(mixes))
+                integers = {layer: self._load(scheme, by_name[layer]) for layer, scheme in choice.items()}
+                found[mix] = measuring.kl(integers).kl_mean
+        return found
+
+    def _windows(self, texts: Sequence[str]) -> tuple[Tokens, Tokens]:
+        """All of them, and those at the end that nothing is fitted to. Raises QexportError where they are few."""
+        windows = calibration_windows(self.model.tokenizer(), texts, self.model.layers().max_context)
+        if len(windows) < _FEWEST:
+            raise QexportError(
+                f"calibration.text: {len(windows)} windows of {windows.shape[1]} tokens; a search fits on some and "
+                f"measures on others and needs {_FEWEST}; give more text, some 50,000 tokens do"
+            )
+        return windows, windows[-min(_HELD_OUT, len(windows) // 4) :]
+
     def _schemes(self, name: str) -> dict[str, QuantScheme]:
         """Every layer that may have it in this candidate, all others float."""
         return {
             layer.name: self.candidates[name] if name in self.allowed.get(layer.name, ()) else FLOAT
             for layer in self.all_layers
         }
+
+    def _all_integers(self, windows: Tokens, report: Report) -> None:
+        """Of every candidate; at once where they are there already."""
+        share = 1 / len(self.candidates)
+        for number, (name, scheme) in enumerate(self.candidates.items()):
+            self._integers(name, scheme, windows, partial(_scaled, report, share * number, share))
+            release_to_system()  # each stage has models of its own, whose mapped files count as memory
 
     def _integers(self, name: str, scheme: QuantScheme, windows: Tokens, report: Report) -> None:
         """The whole model in one candidate."""

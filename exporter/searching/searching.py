@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from exporter.searching.rules import WrittenRule, rules_for
 from exporter.searching.scoring import FORMAT, Scores, Scoring
 
 _CURVE = 40  # budgets along the curve
+CHOSEN, WRITTEN = "this mix", "the recipe's own rules"  # what a check measures
 
 
 @dataclass(frozen=True)
@@ -47,17 +48,23 @@ class Found:
         str, tuple[float, float, float]
     ]  # scheme -> MB of the largest file, predicted and true KL
     scores: Scores
+    checked: Mapping[
+        str, tuple[float, float]
+    ]  # mix -> MB of the largest file, true KL; empty unless asked for
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         return {**asdict(self), "scores": self.scores.to_json()}
 
 
-def search(recipe: Recipe, model: Model, plan: QuantPlan, goal: Goal, stages: Stages) -> Found:
+def search(
+    recipe: Recipe, model: Model, plan: QuantPlan, goal: Goal, stages: Stages, check: bool = False
+) -> Found:
     """The best mix of the recipe's schemes for a goal.
 
     A layer whose rule says `float` stays float; every other layer may have any scheme of the recipe that all targets
-    can run. Raises PlanError where nothing is left to choose or the goal cannot be met, QexportError without text.
+    can run. `check`: measure what the mix, and the recipe's own rules, truly lose. Raises PlanError where nothing is
+    left to choose or the goal cannot be met, QexportError without text.
     """
     if not isinstance(model, CausalLM):
         raise PlanError(
@@ -74,15 +81,26 @@ def search(recipe: Recipe, model: Model, plan: QuantPlan, goal: Goal, stages: St
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder), stages.stage("scores") as progress:
         drawn = draw(recipe.calibration, cache_folder())
+        texts = [read_text(sample) for sample in drawn.samples]
         scoring = Scoring(model, layers, candidates, allowed, folder, recipe.calibration.seed)
-        report = in_words(progress, stages.console)
-        scores = scoring.scores([read_text(sample) for sample in drawn.samples], report)
+        scores = scoring.scores(texts, in_words(progress, stages.console))
     sizes = Sizes(plan, layers)
     by_name = {layer.name: layer for layer in layers}
     with stages.stage("choose"):
         options = options_of(scores, by_name, candidates, sizes)
         choice = solve(goal, options, sizes, scores)
-        return _found(recipe, goal, scores, options, choice, sizes)
+        found = _found(recipe, goal, scores, options, choice, sizes)
+    if not check:
+        return found
+    mixes = {CHOSEN: {name: choice[unit.name] for unit in scores.units for name in unit.layers}}
+    weighs = {CHOSEN: max(found.megabytes.values())}
+    if len(rules := {schemes[layer.name].name for layer in layers}) > 1:  # of one scheme it is known already
+        assert rules <= set(candidates)
+        mixes[WRITTEN] = {layer.name: schemes[layer.name].name for layer in layers}
+        weighs[WRITTEN] = max(forecast.megabytes for forecast in plan.forecasts)
+    with locked(folder), stages.stage("check") as progress:
+        true = scoring.true_kl(texts, mixes, in_words(progress, stages.console))
+    return replace(found, checked={mix: (weighs[mix], true[mix]) for mix in mixes})
 
 
 def _allowed(
@@ -193,6 +211,7 @@ def _found(
             if len(of := [o for o in options if o.scheme == name]) == len(scores.units)
         },
         scores,
+        {},
     )
 
 

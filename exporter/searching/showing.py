@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from exporter.errors import QexportError
-from exporter.searching.searching import Found
+from exporter.searching.searching import CHOSEN, WRITTEN, Found
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _MARGIN = 680, 420, 64, 46, 30
 _FEW = 12  # points of a curve that are marked
@@ -33,7 +33,11 @@ def render_found(found: Found, path: Path, picture: Path) -> Group:
     )
     for name, (megabytes, predicted, true) in found.uniform.items():
         table.add_row(f"all {name}", f"{megabytes:.1f}", f"{predicted:.4f}", f"{true:.4f}")
-    table.add_row("[bold]this mix[/]", f"{max(found.megabytes.values()):.1f}", f"{found.loss:.4f}", "")
+    checked = {mix: f"{kl:.4f}" for mix, (_, kl) in found.checked.items()}
+    if WRITTEN in found.checked:
+        table.add_row(WRITTEN, f"{found.checked[WRITTEN][0]:.1f}", "", checked[WRITTEN])
+    size = f"{max(found.megabytes.values()):.1f}"
+    table.add_row(f"[bold]{CHOSEN}[/]", size, f"{found.loss:.4f}", checked.get(CHOSEN, ""))
     scores = found.scores
     told = ", ".join(f"{name} {value:.2f}" for name, value in scores.correlations.items())
     lines = [

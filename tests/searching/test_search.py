@@ -91,6 +91,24 @@ def test_a_second_budget_reads_the_scores(folder):
     assert "rank correlation with the true KL of" in found.stdout
 
 
+def test_a_check_measures_the_mix_and_the_rules_that_were_written(folder):
+    rules = '  - {match: "**.down_proj", scheme: w8}\n' + RULES
+    text = (folder / "r.yaml").read_text().replace(RULES, rules)
+    (folder / "own.yaml").write_text(text)
+    size, _ = megabytes(folder / "own.yaml")
+    options = ["--target-mb", f"{size:.5f}", "--out", str(folder / "h.yaml"), "--check"]
+    found = CliRunner().invoke(cli, ["search", "--recipe", str(folder / "own.yaml"), *options, "--json"])
+    assert found.exit_code == 0, found.output
+    data = json.loads(found.stdout)
+    mix, own = data["checked"]["this mix"], data["checked"]["the recipe's own rules"]
+    assert own[0] == pytest.approx(size) and mix[0] <= size
+    uniform = {name: true for name, (_, _, true) in data["uniform"].items()}
+    assert uniform["w8"] < mix[1] < own[1] < uniform["w4"]
+    options[options.index("--out") + 1] = str(folder / "i.yaml")
+    shown = CliRunner().invoke(cli, ["search", "--recipe", str(folder / "own.yaml"), *options]).stdout
+    assert f"the recipe's own rules │ {own[0]:.1f}" in shown and f"{mix[1]:.4f}" in shown
+
+
 def test_one_more_scheme_costs_its_own_integers_only(folder):
     search(folder, "--target-bpw", "6", "--out", str(folder / "f.yaml"))
     kept = folder / "cache" / "search"
