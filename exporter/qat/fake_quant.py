@@ -19,10 +19,12 @@ from exporter.models.activations import fake_quantize_activations
 from exporter.models.rotating import rotate
 from exporter.models.skeleton import PlannedLayer
 from exporter.numerics import QuantizedTensor, usable_scales
+from exporter.schemes import CALIBRATED_METHODS
 
-# How near a weight may begin to the border of what its integer covers, in steps: it stays the integer it was given,
-# and one that calibration had moved away from its nearest is the first to move back where that helps.
-_INSIDE = 0.49
+# How far from its integer a weight may begin, in steps; half a step is the border. Nearest integers begin where their
+# float numbers are: near the border either side loses alike. Integers that calibration chose together do not: a weight
+# that was moved to make up for others would turn back in the first steps, and what they had made up for is lost.
+_NEAREST, _CALIBRATED = 0.49, 0.25
 
 
 class _Rounded(torch.autograd.Function):
@@ -79,7 +81,8 @@ class TrainedWeight(torch.nn.Module):
         scale = torch.from_numpy(np.array(tensor.scales))[:, :, None]
         codes = torch.from_numpy(np.array(tensor.values)).float().view(rows, scale.shape[1], -1)
         grouped = weight.view(codes.shape)
-        begun = (grouped / scale).clamp_(min=codes - _INSIDE, max=codes + _INSIDE)
+        inside = _CALIBRATED if tensor.scheme.method in CALIBRATED_METHODS else _NEAREST
+        begun = (grouped / scale).clamp_(min=codes - inside, max=codes + inside)
         # in units of the first scale, so that one learning rate fits weights of any size
         self.weight = torch.nn.Parameter(begun)
         # trained as a factor on where it began, for the same reason

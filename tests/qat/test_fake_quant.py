@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from exporter.layers import LayerInfo
 from exporter.models.skeleton import PlannedLayer
-from exporter.numerics import quantize, round_to_bf16
+from exporter.numerics import QuantizedTensor, quantize, round_to_bf16
 from exporter.qat.fake_quant import TrainedLinear, TrainedWeight, parameters
 from exporter.schemes import QuantScheme
 
@@ -29,6 +29,19 @@ def test_it_begins_at_the_integers_it_was_given(seed, scheme):
     found = held.tensor()
     assert (found.values == tensor.values).all() and (found.scales == tensor.scales).all()
     assert torch.equal(held(), torch.from_numpy(tensor.dequantized()))
+
+
+def test_integers_that_calibration_chose_do_not_begin_at_the_border():
+    """A GPTQ integer that is not the nearest would be the first to turn back."""
+    weight = np.array([[0.0, 0.9, 7.0, -8.0] * 8], np.float32)
+    for method, farthest in (("mse", 0.49), ("gptq", 0.25)):
+        scheme = QuantScheme("w", "int4", "channel", method=method)
+        moved = QuantizedTensor(
+            np.array([[0, 0, 7, -8] * 8], np.int8), np.ones((1, 1), np.float32), None, scheme
+        )
+        held = TrainedWeight(torch.from_numpy(weight), moved, True)
+        assert held.weight[0, 0, 1].item() == pytest.approx(farthest)
+        assert (held.tensor().values == moved.values).all()
 
 
 @given(seed=st.integers(0, 10_000), scheme=st.sampled_from([W4, W8, ONE]))
