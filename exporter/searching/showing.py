@@ -118,10 +118,12 @@ def curve_picture(
 
 
 def _apart(points: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
-    """Where each point's name begins: at its right, lower where another name stands there."""
+    """Where each point's name begins: at its right, or its left where it would not end within the picture; lower where
+    another name stands there."""
     found: dict[str, tuple[float, float]] = {}
     for name, (x, y) in sorted(points.items(), key=lambda item: item[1][1]):
-        place = (x + 7, y + 4)
+        fits = x + 7 + _LETTER * len(name) <= _WIDTH
+        place = (x + 7 if fits else x - 7 - _LETTER * len(name), y + 4)
         while any(
             abs(place[1] - other[1]) < _LINE
             and place[0] < other[0] + _LETTER * len(taken)

@@ -12,6 +12,7 @@ from exporter.layers import LayerInfo
 from exporter.pipeline import plan_recipe
 from exporter.recipe import load_recipe
 from exporter.schemes import QuantScheme
+from exporter.searching import curve_picture
 from exporter.searching.searching import _allowed
 
 RULES = '  - {match: "**", scheme: w4}\n'
@@ -182,3 +183,14 @@ def test_schemes_that_do_not_divide_a_row_are_no_candidates_of_its_layer(folder)
         "layer odd: no scheme of the recipe fits it. turned: rotate 64 does not divide the 96 input features; groups: "
         "group 64 does not divide the 96 input features. Add a scheme that does, or a rule that keeps it float"
     )
+
+
+def test_names_end_within_the_picture():
+    from xml.etree import ElementTree
+
+    points = {"a peer with a rather long name": (100.0, 0.1), "another": (10.0, 0.3)}
+    picture = ElementTree.fromstring(curve_picture([(10.0, 0.2), (90.0, 0.05)], points, None))
+    labels = {e.text: float(e.get("x")) for e in picture if e.get("text-anchor") == "start"}
+    assert labels["a peer with a rather long name"] + 6.5 * 30 < float(picture.get("width"))
+    dots = [float(e.get("cx")) for e in picture if e.get("fill") == "#D55E00"]
+    assert labels["a peer with a rather long name"] < max(dots) and labels["another"] > min(dots)
