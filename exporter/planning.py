@@ -15,7 +15,7 @@ from exporter.layers import CacheShape, LayerInfo, ModelLayers
 from exporter.plan import FLOAT_BYTES, Forecast, LayerPlan, QuantPlan, RuleRef, in_features, target_label
 from exporter.recipe.folding import listed
 from exporter.recipe.matching import decide_layers
-from exporter.recipe.types import LIMITS, Recipe, Rule
+from exporter.recipe.types import LIMITS, Recipe, Rule, Training
 from exporter.schemes import (
     CALIBRATED_METHODS,
     FLOAT,
@@ -96,17 +96,28 @@ def make_plan(recipe: Recipe, model: ModelLayers, backends: Mapping[str, Capabil
 
 
 def trained_layers(recipe: Recipe, model: ModelLayers, schemes: Mapping[str, QuantScheme]) -> list[str]:
-    """Layers that `qat:` trains, in the model's order: quantised ones that it names, each shared weight once."""
+    """Layers that `qat:` trains, in the model's order: quantised ones that it names, each shared weight once; where it
+    names none, all of those that it can train so."""
     asked = recipe.qat
     if asked is None:
         return []
+    by_block = asked.trained_by(recipe.model.task) == "block"
     return [
         layer.name
         for layer in model.layers
         if layer.tied_to is None
         and not schemes[layer.name].is_float
-        and (not asked.layers or any(pattern.matches(layer.name) for pattern, _ in asked.layers))
+        and (
+            any(pattern.matches(layer.name) for pattern, _ in asked.layers)
+            if asked.layers
+            else not by_block or _in_row(layer.name)
+        )
     ]
+
+
+def _in_row(layer: str) -> bool:
+    """Whether a layer is in a row of blocks, which modules have by their numbers."""
+    return any(part.isdigit() for part in layer.split("."))
 
 
 def _within_positions(recipe: Recipe, model: ModelLayers) -> Recipe:
@@ -274,6 +285,7 @@ class _Lint:
         elif task == "module" and not asked.weights:
             text = "qat.weights: false trains scales only, and those of static layers stay; leave it out"
             self.problems.append((asked.place, text))
+        self._check_trained_by(asked)
         for pattern, place in asked.layers:
             if not any(pattern.matches(layer.name) for layer in self.model.layers):
                 self.problems.append((place, f"qat.layers: {pattern.text} matches no layer"))
@@ -281,9 +293,19 @@ class _Lint:
             self.recipe, self.model, {n: rule.scheme for n, rule in self.rules.items()}
         ):
             reason = untrainable(self.rules[name].scheme, task)
+            if reason is None and asked.trained_by(task) == "block" and not _in_row(name):
+                reason = "it is in no block; set by: model, or leave it out of qat.layers"
             if reason is not None:
                 self.problems.append((asked.place, f"qat cannot train {name}: {reason}"))
                 break
+
+    def _check_trained_by(self, asked: Training) -> None:
+        assert asked.place is not None
+        if asked.by == "block" and self.recipe.model.task == "module":
+            self.problems.append((asked.place, "qat.by: block is built for text-generation; leave it out"))
+        elif asked.patience is not None and asked.trained_by(self.recipe.model.task) == "block":
+            text = "qat.patience ends training by: model, and blocks take all their steps; leave it out"
+            self.problems.append((asked.place, text))
 
     def check_envelope(self) -> None:
         """Limits that nothing of this task measures."""

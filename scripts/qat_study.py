@@ -3,7 +3,7 @@
     python scripts/qat_study.py recipes/efficientnet_lite0_int8.yaml --group tensor \\
         --layers "**._depthwise_conv" _conv_stem --steps 300 --learning-rate 0.01
     python scripts/quality_mixes.py out/smollm2_permuted --uniform w4
-    python scripts/qat_study.py out/smollm2_permuted.mixes/w4.yaml --steps 80 --learning-rate 0.003
+    python scripts/qat_study.py out/smollm2_permuted.mixes/w4.yaml
 
 The recipe's static and 4-bit schemes by `mse` and by `gptq`, each as it comes and then trained; every layer is
 quantised. Mean KL divergence to the float model of each runtime's files, on the recipe's parity data, which nothing is
@@ -26,6 +26,8 @@ from typing import Any
 from exporter.artifacts import read_manifest
 from exporter.recipe import changed_recipe, load_recipe, recipe_data
 
+_ASKED = ("by", "layers", "steps", "learning_rate", "samples")  # of what `qat:` takes
+
 
 def variants(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Name -> what a recipe says: each method alone, then trained."""
@@ -41,9 +43,7 @@ def variants(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
         data["rules"] = [rule for rule in data["rules"] if rule["scheme"] != "float"]
         data["parity"].pop("quantisation", None)  # measured here, not judged
         data["parity"].pop("tasks", None)
-        asked = {"steps": given.steps, "learning_rate": given.learning_rate, "samples": given.samples}
-        if given.layers:
-            asked["layers"] = given.layers
+        asked = {key: value for key in _ASKED if (value := getattr(given, key)) is not None}
         found[method] = data
         found[f"{method}, trained"] = {**data, "qat": asked}
     return found
@@ -97,10 +97,13 @@ def main() -> None:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--methods", nargs="+", default=["mse", "gptq"])
     parser.add_argument("--group", help="instead of the schemes' own")
-    parser.add_argument("--layers", nargs="*", default=[], help="that are trained [default: all]")
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--learning-rate", type=float, default=0.003)
-    parser.add_argument("--samples", type=int, default=256)
+    parser.add_argument(
+        "--by", choices=("block", "model"), help="[this and what follows: as a recipe has it]"
+    )
+    parser.add_argument("--layers", nargs="+", help="that are trained")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--samples", type=int)
     parser.add_argument("--out", type=Path, help="[default: out/qat_study/RECIPE]")
     given = parser.parse_args()
     given.out = given.out or Path("out/qat_study") / given.recipe.stem

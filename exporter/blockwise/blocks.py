@@ -96,6 +96,13 @@ class Blocks:
             tokens = torch.zeros(states.shape[:2], dtype=torch.int64)
             return self._caught(module, lambda: self.model(tokens, use_cache=False))
 
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        """(1, n, hidden) behind the blocks -> (n, vocabulary), by the model's own forward; with their gradient."""
+        tokens = torch.zeros(states.shape[:2], dtype=torch.int64)
+        with self.passed(states), torch.set_grad_enabled(states.requires_grad):
+            found: torch.Tensor = self.model(tokens, use_cache=False).logits[0]
+        return found
+
     @contextmanager
     def passed(self, states: torch.Tensor) -> Iterator[None]:
         """Inside, the blocks end with these states whatever the model is given."""

@@ -258,7 +258,7 @@ class _Job:
             for start in range(0, len(tokens), _BATCH):
                 yield self.blocks.first_states(tokens[start : start + _BATCH])
 
-        _write_parts(path, len(tokens), parts())
+        write_states(path, len(tokens), parts())
 
     def _advance(self, block: int, source: Path, target: Path) -> None:
         """All states through one block."""
@@ -269,10 +269,10 @@ class _Job:
                 with torch.no_grad():
                     yield self.blocks.run(block, torch.from_numpy(np.array(held[start : start + _BATCH])))
 
-        _write_parts(target, len(held), parts())
+        write_states(target, len(held), parts())
 
 
-def _write_parts(path: Path, rows: int, parts: Iterable[torch.Tensor]) -> None:
+def write_states(path: Path, rows: int, parts: Iterable[torch.Tensor]) -> None:
     """(rows, length, hidden) float32 into one .npy, whole or not at all."""
     draft = path.with_name(path.name + ".partial")
     file: NDArray[np.float32] | None = None

@@ -140,15 +140,13 @@ def sampled_backward(blocks: Blocks, tokens: torch.Tensor, rows: int, generator:
             _not_finite(blocks, block, before)
     ends = states.detach().requires_grad_(True)
     for start in range(0, tokens.shape[1], rows):
-        part = ends[:, start : start + rows]
-        with blocks.passed(part):
-            logits = blocks.model(torch.zeros(part.shape[:2], dtype=torch.int64), use_cache=False).logits[0]
+        logits = blocks.logits(ends[:, start : start + rows])
         with torch.no_grad():
             gradient = torch.softmax(logits.detach(), dim=-1)
             drawn = torch.multinomial(gradient, 1, generator=generator)
             gradient.neg_()
             gradient.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=gradient.dtype))
-        logits.backward(gradient)
+        logits.backward(gradient)  # type: ignore[no-untyped-call]
     states.backward(ends.grad)  # type: ignore[no-untyped-call]
 
 

@@ -162,34 +162,34 @@ class TrainedEmbedding(torch.nn.Module):
 class FixedLinear(torch.nn.Module):
     """A layer whose integers stay, in the way of a gradient to those before it."""
 
-    weight: torch.Tensor
+    numbers: torch.Tensor  # "weight" is what a model may ask for, and find absent
 
     def __init__(self, planned: PlannedLayer, weight: torch.Tensor) -> None:
         super().__init__()
         self.planned = planned
-        self.register_buffer("weight", weight, persistent=False)
+        self.register_buffer("numbers", weight, persistent=False)
         self.rounds = planned.scheme.activations == "dynamic-int8"
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in) -> (..., out)."""
         taken = rotate(x, self.planned.scheme.rotate)
         taken = _RoundedActivations.apply(taken) if self.rounds else taken  # type: ignore[no-untyped-call]
-        return torch.nn.functional.linear(taken, self.weight, self.planned.bias)
+        return torch.nn.functional.linear(taken, self.numbers, self.planned.bias)
 
 
 class FixedEmbedding(torch.nn.Module):
     """A table whose integers stay."""
 
-    weight: torch.Tensor
+    numbers: torch.Tensor
 
     def __init__(self, planned: PlannedLayer, weight: torch.Tensor) -> None:
         super().__init__()
         self.planned = planned
-        self.register_buffer("weight", weight, persistent=False)
+        self.register_buffer("numbers", weight, persistent=False)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """(...) -> (..., features)."""
-        return rotate(torch.nn.functional.embedding(ids, self.weight), self.planned.scheme.rotate)
+        return rotate(torch.nn.functional.embedding(ids, self.numbers), self.planned.scheme.rotate)
 
 
 def parameters(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:

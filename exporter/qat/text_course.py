@@ -82,9 +82,7 @@ class TextCourse:
         total = 0.0
         for start in range(0, tokens.shape[1], self.rows):
             part = slice(start, start + self.rows)
-            lost = divergence(
-                self._logits(self.teacher, goal[:, part]), self._logits(self.student, ends[:, part])
-            )
+            lost = divergence(self.teacher.logits(goal[:, part]), self.student.logits(ends[:, part]))
             lost = lost.sum() / tokens.shape[1]
             lost.backward()  # type: ignore[no-untyped-call]
             total += float(lost.detach())
@@ -105,9 +103,7 @@ class TextCourse:
                 states = self.student.run(block, states)
             for start in range(0, tokens.shape[1], self.rows):
                 part = slice(start, start + self.rows)
-                found = divergence(
-                    self._logits(self.teacher, goal[:, part]), self._logits(self.student, states[:, part])
-                )
+                found = divergence(self.teacher.logits(goal[:, part]), self.student.logits(states[:, part]))
                 total += float(found.sum()) / self.held_out.numel()
         return total
 
@@ -117,11 +113,3 @@ class TextCourse:
             for block in range(len(self.teacher.blocks)):
                 states = self.teacher.run(block, states)
         return states
-
-    @staticmethod
-    def _logits(blocks: Blocks, states: torch.Tensor) -> torch.Tensor:
-        """(1, n, hidden) -> (n, vocabulary), by the model's own forward."""
-        tokens = torch.zeros(states.shape[:2], dtype=torch.int64)
-        with blocks.passed(states), torch.set_grad_enabled(states.requires_grad):
-            logits: torch.Tensor = blocks.model(tokens, use_cache=False).logits[0]
-        return logits

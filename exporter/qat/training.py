@@ -84,27 +84,18 @@ class Training:
         self.best: tuple[float, dict[str, QuantizedTensor]] | None = None
         found = list(course.parameters())
         self.trained = [parameter for _, parameter in found]
-        rates = {"weight": settings.learning_rate, "factor": settings.scale_rate}
-        self.optimiser = torch.optim.Adam(
-            [
-                {"params": held, "lr": rate, "rate": rate}
-                for kind, rate in rates.items()
-                if (held := [p for name, p in found if name == kind])
-            ],
-            betas=_BETAS,
-        )
+        self.optimiser = adam(found, settings)
 
     def run(self, progress: Progress) -> dict[str, QuantizedTensor]:
         """Owner -> its integers and scales where the held-out samples were best. Raises nothing of its own."""
         settings = self.settings
-        order = _order(settings.seed, self.course.samples, settings.steps)
+        order = order_of(settings.seed, self.course.samples, settings.steps)
         step = self._resumed()
         if step == 0:
             self._evaluate(0)
         every = max(1, settings.steps // settings.evaluations)
         while step < settings.steps and not self.history.stopped:
-            for group in self.optimiser.param_groups:
-                group["lr"] = self._rate(step) * group["rate"]
+            rate_at(self.optimiser, step, settings)
             loss = self.course.step(order[step])
             self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)
@@ -117,11 +108,6 @@ class Training:
                 self._save(step)
         assert self.best is not None
         return self.best[1]
-
-    def _rate(self, step: int) -> float:
-        """Share of the learning rates."""
-        warm = min(1.0, (step + 1) / self.settings.warm_up)
-        return warm * 0.5 * (1 + math.cos(math.pi * step / self.settings.steps))
 
     def _evaluate(self, step: int) -> None:
         """Loss on the held-out samples; the integers are kept where it is the least so far."""
@@ -190,7 +176,27 @@ def divergence(goal: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
     return (log_p.exp() * (log_p - log_q)).sum(dim=-1)
 
 
-def _order(seed: int, samples: int, steps: int) -> list[int]:
+def adam(trained: Iterable[tuple[str, torch.nn.Parameter]], settings: Settings) -> torch.optim.Adam:
+    """Of parameters named `weight` or `factor`, each with its rate."""
+    found = list(trained)
+    rates = {"weight": settings.learning_rate, "factor": settings.scale_rate}
+    groups = [
+        {"params": held, "lr": rate, "rate": rate}
+        for kind, rate in rates.items()
+        if (held := [parameter for name, parameter in found if name == kind])
+    ]
+    return torch.optim.Adam(groups, betas=_BETAS)
+
+
+def rate_at(optimiser: torch.optim.Adam, step: int, settings: Settings) -> None:
+    """Set the rates of a step, counted from 0."""
+    warm = min(1.0, (step + 1) / settings.warm_up)
+    share = warm * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+    for group in optimiser.param_groups:
+        group["lr"] = share * group["rate"]
+
+
+def order_of(seed: int, samples: int, steps: int) -> list[int]:
     """Which sample each step sees: all of them in a drawn order, then all of them in another."""
     generator = np.random.default_rng(seed)
     found: list[int] = []

@@ -21,7 +21,9 @@ SHARES: tuple[str, ...] = get_args(Share)
 Channels = Literal["RGB", "BGR"]
 Resampling = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Step = Literal["method", "mix", "qat", "int8"]
+TrainedBy = Literal["block", "model"]
 STEPS: tuple[Step, ...] = get_args(Step)
+TRAINED_BY: tuple[str, ...] = get_args(TrainedBy)
 LIMITS = (
     "max_mb",
     "max_kl",
@@ -261,15 +263,24 @@ class Envelope:
 class Training:
     """Quantisation-aware training on the calibration text: of which layers, and how."""
 
-    layers: tuple[tuple[Pattern, Place], ...] = ()  # of the quantised ones; none: all
+    by: TrainedBy | None = None  # None: blocks of a language model, a module as a whole
+    layers: tuple[tuple[Pattern, Place], ...] = ()  # of the quantised ones; none: all that can be trained so
     weights: bool = True  # False: scales only
-    steps: int = 200  # each sees one window of text
-    learning_rate: float = 0.001  # of weights, in steps between two integers
+    steps: int = 200  # each sees one window of text; by block: for each block
+    learning_rate: float | None = None  # of weights, in steps between two integers; None: rate()
     scale_rate: float = 0.0002  # of scales, as a share of each
     samples: int = 256  # texts, drawn as those of calibration
     seed: int = 0
-    patience: int = 2  # evaluations of held-out text without gain until it stops
+    patience: int | None = None  # by model: evaluations of held-out text without gain until it stops; None: 2
     place: Place | None = None
+
+    def trained_by(self, task: Task) -> TrainedBy:
+        """What is taught at once."""
+        return self.by or ("block" if task == "text-generation" else "model")
+
+    def rate(self, task: Task) -> float:
+        """The learning rate, which a block bears higher: its gradient is hardly noise."""
+        return self.learning_rate or (0.02 if self.trained_by(task) == "block" else 0.001)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from exporter.blockwise import calibration_windows
 from exporter.models.loading import open_model
 from exporter.models.reference import dequantized_model
 from exporter.qat.text_course import TextCourse
-from exporter.qat.training import Settings, Training, _order
+from exporter.qat.training import Settings, Training, order_of
 from exporter.quantizing import QuantizedStore, quantize_layers
 from exporter.schemes import QuantScheme
 
@@ -69,7 +69,7 @@ def test_rotated_layers_train_too(start, tmp_path):
     states = course.student.first_states(tokens)
     for block in range(len(course.student.blocks)):
         states = course.student.run(block, states)
-    found = course._logits(course.student, states)
+    found = course.student.logits(states)
     assert torch.allclose(found, expected, atol=1e-3 * float(expected.abs().max()))
     list(course.parameters())  # from here on they have gradients
     assert course.step(0) > 0
@@ -106,6 +106,6 @@ def test_it_stops_where_nothing_is_gained(start, tmp_path):
 
 
 def test_every_text_once_before_any_twice():
-    order = _order(3, 5, 12)
+    order = order_of(3, 5, 12)
     assert sorted(order[:5]) == sorted(order[5:10]) == list(range(5)) and len(order) == 12
-    assert order == _order(3, 5, 12) != _order(4, 5, 12)
+    assert order == order_of(3, 5, 12) != order_of(4, 5, 12)
