@@ -37,7 +37,7 @@ QAT = Record(
         ),
         "learning_rate": Field(
             Number(1e-6, 1),
-            "of weights, in steps between two integers; 0.02 by block and 0.001 by model where it is not given",
+            "of weights, in steps between two integers; 0.015 by block and 0.001 by model where it is not given",
         ),
         "scale_rate": Field(
             Number(0, 1),

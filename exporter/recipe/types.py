@@ -280,7 +280,7 @@ class Training:
 
     def rate(self, task: Task) -> float:
         """The learning rate, which a block bears higher: its gradient is hardly noise."""
-        return self.learning_rate or (0.02 if self.trained_by(task) == "block" else 0.001)
+        return self.learning_rate or (0.015 if self.trained_by(task) == "block" else 0.001)
 
 
 @dataclass(frozen=True)
