@@ -419,7 +419,18 @@ def test_training_is_of_what_can_be_trained() -> None:
     head = HEAD.replace("w8: {weights: int8", "w8: {weights: int8, symmetric: false") + TEXT + "qat: {}\n"
     recipe = parse_recipe((head + LIMITS + "rules: [{match: '**', scheme: w8}]\n").encode(), Path("r.yaml"))
     schemes = {layer.name: recipe.rules[0].scheme for layer in TINY.layers}
-    assert trained_layers(recipe, TINY, schemes) == [
-        layer.name for layer in TINY.layers if layer.tied_to is None
-    ]
+    owners = [layer.name for layer in TINY.layers if layer.tied_to is None]
+    assert trained_layers(recipe, TINY, schemes) == [name for name in owners if ".layers." in name]
+    whole = replace(recipe, qat=replace(recipe.qat, by="model"))
+    assert trained_layers(whole, TINY, schemes) == owners
     assert trained_layers(recipe, TINY, dict.fromkeys(schemes, FLOAT)) == []
+
+
+def test_blocks_are_trained_as_blocks() -> None:
+    place = f"r.yaml:{1 + HEAD.count(chr(10)) + TEXT.count(chr(10))}:6: "
+    head = HEAD + TEXT + "qat: {layers: ['**.embed_tokens'], patience: 3}\n"
+    assert refused('match: "**", scheme: w8', TINY, head) == [
+        place + "qat.patience ends training by: model, and blocks take all their steps; leave it out",
+        place
+        + "qat cannot train model.embed_tokens: it is in no block; set by: model, or leave it out of qat.layers",
+    ]
