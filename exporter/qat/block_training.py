@@ -7,7 +7,8 @@ a block at once: Chen et al., "EfficientQAT", 2024, section 3.2.) A token tells 
 numbers, where the loss of the whole model is one number a token. All tokens count alike: weighed by gradients, as gptq
 weighs them, so few decide that unseen text gained less (docs/design.md).
 
-What a block was trained to stays only where held-out windows lose less by it. Memory is that of one block; hidden
+What a block was trained to stays only where held-out windows lose less by it, and all of it only where the model's
+distributions on them do. Memory is that of one block; hidden
 states lie on disk, and a run that was killed goes on with the block that it was in and gives the same integers.
 """
 
@@ -81,16 +82,18 @@ class BlockTraining:
 
     def run(self, progress: Progress) -> Mapping[str, Any]:
         """Every trained layer's integers into the store. Gives each block's held-out loss after training as a share of
-        that before, and the KL on held-out windows of the whole model before and after."""
+        that before, the KL of the whole model on held-out windows before and after, and whether the second is less."""
         self.blocks.record(self.tokens[:1])
         self._first()
         count = len(self.blocks.blocks)
         for block in range(len(self.done["losses"]), count):
             self._block(block, partial(_told, progress, block, count))
-        return {
-            "blocks": self.done["losses"],
-            "held_out": {"before": self._divergence("begun"), "after": self._divergence("trained")},
-        }
+        held_out = {"before": self._divergence("begun"), "after": self._divergence("trained")}
+        kept = held_out["after"] < held_out["before"]
+        if not kept:
+            for name in self.layers:
+                self.store.save(name, self.skeleton.layers[name].load())
+        return {"blocks": self.done["losses"], "held_out": held_out, "kept": kept}
 
     # -- hidden states ----------------------------------------------------------------------------------------------
 

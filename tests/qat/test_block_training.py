@@ -54,7 +54,7 @@ def test_held_out_text_loses_less(start, tmp_path):
     run = training(start, tmp_path)
     found = run.run(lambda *_: None)
     assert len(found["blocks"]) == 2 and max(found["blocks"]) < 0.9
-    assert found["held_out"]["after"] < 0.9 * found["held_out"]["before"]
+    assert found["kept"] and found["held_out"]["after"] < 0.9 * found["held_out"]["before"]
     course = TextCourse(start[0], skeleton, [], windows, windows[-HELD_OUT:])
     with torch.no_grad():  # the other way to the same number
         assert found["held_out"]["before"] == pytest.approx(course.judged(), rel=1e-3)
@@ -109,7 +109,17 @@ def test_a_killed_run_goes_on_and_gives_the_same(start, tmp_path, moment):
 def test_a_block_that_gains_nothing_stays(start, tmp_path):
     run = training(start, tmp_path, Settings(steps=8, learning_rate=1.0, scale_rate=0.5, warm_up=1))
     found = run.run(lambda *_: None)
-    assert found["blocks"] == [1.0, 1.0] and found["held_out"]["before"] == found["held_out"]["after"]
+    assert found["blocks"] == [1.0, 1.0] and not found["kept"]
+    assert found["held_out"]["before"] == found["held_out"]["after"]
+    for name in start[2]:
+        assert run.store.load(name).integers_sha256 == start[1].layers[name].load().integers_sha256
+
+
+def test_nothing_stays_where_the_whole_model_gains_nothing(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(BlockTraining, "_divergence", lambda self, kind: {"begun": 1.0, "trained": 2.0}[kind])
+    run = training(start, tmp_path)
+    found = run.run(lambda *_: None)
+    assert max(found["blocks"]) < 1 and not found["kept"]
     for name in start[2]:
         assert run.store.load(name).integers_sha256 == start[1].layers[name].load().integers_sha256
 

@@ -217,7 +217,7 @@ def test_a_killed_job_goes_on_with_the_same_bytes(folder, tmp_path):
 
 def test_training_goes_on_too_and_is_not_done_twice(folder, tmp_path, monkeypatch):
     """Interrupted behind its last checkpoint and behind training itself: the same integers as without."""
-    rest = CALIBRATION + "qat: {steps: 4, samples: 12, patience: 9}\n"
+    rest = CALIBRATION + "qat: {by: model, steps: 4, samples: 12, patience: 9}\n"
     recipe = written(folder, "{max_kl: 100}", rest=rest)
     whole, _ = released(recipe, tmp_path / "a")
     assert whole.data["training"]["losses"][3] > 0 and set(whole.data["training"]["held_out"]) >= {"0", "4"}
@@ -236,6 +236,26 @@ def test_training_goes_on_too_and_is_not_done_twice(folder, tmp_path, monkeypatc
     result, said = released(recipe, tmp_path / "b", resume=True)
     assert settings == training.Settings.checkpoints and "going on from an earlier run's work" in said
     assert result.data["training"] == whole.data["training"]
+    for path in ("onnxruntime/model.onnx.data", "golden/vectors.json"):
+        assert (tmp_path / "b" / path).read_bytes() == (tmp_path / "a" / path).read_bytes()
+
+
+def test_training_by_block_goes_on_with_the_block_it_was_in(folder, tmp_path, monkeypatch):
+    recipe = written(folder, "{max_kl: 100}", rest=CALIBRATION + "qat: {steps: 4, samples: 12}\n")
+    whole, said = released(recipe, tmp_path / "a")
+    training = whole.data["training"]
+    assert training["by"] == "block" and len(training["blocks"]) == 2
+    assert f"nothing was trained on: {training['held_out']['before']:.4g} before training" in said
+    assert "each of 2 blocks for 4 steps" in (tmp_path / "a" / "report.html").read_text()
+
+    from exporter.qat.block_training import BlockTraining
+
+    with monkeypatch.context() as broken:
+        broken.setattr(BlockTraining, "_train", _interrupts(BlockTraining._train, at=2))
+        with pytest.raises(KeyboardInterrupt):
+            released(recipe, tmp_path / "b")
+    result, said = released(recipe, tmp_path / "b", resume=True)
+    assert result.data["training"] == training and "going on from an earlier run's work" in said
     for path in ("onnxruntime/model.onnx.data", "golden/vectors.json"):
         assert (tmp_path / "b" / path).read_bytes() == (tmp_path / "a" / path).read_bytes()
 
