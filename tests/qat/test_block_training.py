@@ -2,20 +2,17 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
-import tiny_models
+import tiny_training
 import torch
 
-from exporter.blockwise import calibration_windows
 from exporter.errors import QexportError
-from exporter.models.loading import open_model
 from exporter.models.reference import dequantized_model, streamed_float_model
 from exporter.qat import train_text
 from exporter.qat.block_training import BlockTraining
 from exporter.qat.text_course import TextCourse
 from exporter.qat.training import Settings
-from exporter.quantizing import QuantizedStore, quantize_layers
+from exporter.quantizing import QuantizedStore
 from exporter.recipe import Training as Asked
 from exporter.schemes import QuantScheme
 
@@ -26,20 +23,9 @@ HELD_OUT = 8
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """Model, skeleton with plain integers, windows."""
-    folder = tiny_models.llama_with_tokenizer(tmp_path_factory.mktemp("model"))
-    model = open_model(str(folder), "text-generation", folder)
-    layers = model.layers().layers
-    store = QuantizedStore(tmp_path_factory.mktemp("store"))
-    quantize_layers(model, [(layer, W4) for layer in layers], store, lambda *_: None)
-    owners = {layer.name: layer.tied_to or layer.name for layer in layers}
-    skeleton = model.skeleton(dict.fromkeys(owners, W4), lambda name: store.load(owners[name]))
-    generator = np.random.default_rng(0)
-    words = [bytes(generator.integers(97, 122, 5)).decode() for _ in range(50)]
-    texts = [" ".join(generator.choice(words, 200)) for _ in range(40)]
-    windows = calibration_windows(model.tokenizer(), texts, 64)
-    blocks = [name for name in owners if name.startswith("model.layers.")]
-    return model, skeleton, blocks, windows
+    """Model, skeleton with plain integers, layers in blocks, windows."""
+    model, skeleton, layers, windows = tiny_training.begun(tmp_path_factory.mktemp("model"), W4, 40)
+    return model, skeleton, [name for name in layers if name.startswith("model.layers.")], windows
 
 
 def training(start, folder, settings=SETTINGS, layers=None):

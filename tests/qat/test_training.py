@@ -2,13 +2,10 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
-import tiny_models
+import tiny_training
 import torch
 
-from exporter.blockwise import calibration_windows
-from exporter.models.loading import open_model
 from exporter.models.reference import dequantized_model
 from exporter.qat.text_course import TextCourse
 from exporter.qat.training import Settings, Training, order_of
@@ -23,19 +20,7 @@ SETTINGS = Settings(
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """Model, skeleton with plain integers, windows."""
-    folder = tiny_models.llama_with_tokenizer(tmp_path_factory.mktemp("model"))
-    model = open_model(str(folder), "text-generation", folder)
-    layers = model.layers().layers
-    store = QuantizedStore(tmp_path_factory.mktemp("store"))
-    quantize_layers(model, [(layer, W4) for layer in layers], store, lambda *_: None)
-    owners = {layer.name: layer.tied_to or layer.name for layer in layers}
-    skeleton = model.skeleton(dict.fromkeys(owners, W4), lambda name: store.load(owners[name]))
-    generator = np.random.default_rng(0)
-    words = [bytes(generator.integers(97, 122, 5)).decode() for _ in range(50)]
-    texts = [" ".join(generator.choice(words, 200)) for _ in range(24)]
-    windows = calibration_windows(model.tokenizer(), texts, 64)
-    return model, skeleton, [name for name, owner in owners.items() if name == owner], windows
+    return tiny_training.begun(tmp_path_factory.mktemp("model"), W4, 24)
 
 
 def training(start, folder, settings=SETTINGS):
