@@ -43,7 +43,7 @@ from exporter.qat.fake_quant import FixedLinear, TrainedLinear, TrainedWeight, p
 from exporter.qat.training import Settings, adam, divergence, order_of, rate_at
 from exporter.quantizing import QuantizedStore
 
-_BATCH = 4  # windows that go through a block together where nothing is trained
+_BATCH = 16  # windows that go through a block together where nothing is trained
 _STATE = "progress.json"
 _LOGIT_ELEMENTS = 1 << 24  # of a block of logits, 64 MB
 Progress = Callable[[str, float], None]
@@ -73,7 +73,9 @@ class BlockTraining:
         self.folder.mkdir(exist_ok=True)
         self.net = streamed_float_model(skeleton, lambda planned: model.weight(planned.info), 0)
         self.blocks = Blocks(self.net, list(skeleton.layers))
-        self.tokens, self.trained = torch.from_numpy(windows), len(windows) - held_out
+        seen = min(settings.steps, len(windows) - held_out)  # each step sees one
+        self.tokens = torch.from_numpy(np.concatenate([windows[:seen], windows[-held_out:]]))
+        self.trained = seen
         path = self.folder / _STATE
         begun: dict[str, Any] = {"losses": [], "seen": False}
         self.done: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else begun

@@ -266,7 +266,7 @@ class Training:
     by: TrainedBy | None = None  # None: blocks of a language model, a module as a whole
     layers: tuple[tuple[Pattern, Place], ...] = ()  # of the quantised ones; none: all that can be trained so
     weights: bool = True  # False: scales only
-    steps: int = 200  # each sees one window of text; by block: for each block
+    steps: int = 150  # each sees one window of text; by block: for each block
     learning_rate: float | None = None  # of weights, in steps between two integers; None: rate()
     scale_rate: float = 0.0002  # of scales, as a share of each
     samples: int = 256  # texts, drawn as those of calibration
