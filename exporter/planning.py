@@ -289,9 +289,13 @@ class _Lint:
         for pattern, place in asked.layers:
             if not any(pattern.matches(layer.name) for layer in self.model.layers):
                 self.problems.append((place, f"qat.layers: {pattern.text} matches no layer"))
-        for name in trained_layers(
-            self.recipe, self.model, {n: rule.scheme for n, rule in self.rules.items()}
-        ):
+        trained = trained_layers(self.recipe, self.model, {n: rule.scheme for n, rule in self.rules.items()})
+        if not trained and not asked.layers:
+            kind = "layer in a block" if asked.trained_by(task) == "block" else "layer"
+            self.problems.append(
+                (asked.place, f"qat: nothing to train, no {kind} is quantised; leave it out")
+            )
+        for name in trained:
             reason = untrainable(self.rules[name].scheme, task)
             if reason is None and asked.trained_by(task) == "block" and not _in_row(name):
                 reason = "it is in no block; set by: model, or leave it out of qat.layers"

@@ -428,6 +428,10 @@ def test_training_is_of_what_can_be_trained() -> None:
 
 def test_blocks_are_trained_as_blocks() -> None:
     place = f"r.yaml:{1 + HEAD.count(chr(10)) + TEXT.count(chr(10))}:6: "
+    only_table = 'match: "**.layers.**", scheme: float\nmatch: "**", scheme: w8'
+    assert refused(only_table, TINY, HEAD + TEXT + "qat: {}\n") == [
+        place + "qat: nothing to train, no layer in a block is quantised; leave it out"
+    ]
     head = HEAD + TEXT + "qat: {layers: ['**.embed_tokens'], patience: 3}\n"
     assert refused('match: "**", scheme: w8', TINY, head) == [
         place + "qat.patience ends training by: model, and blocks take all their steps; leave it out",

@@ -8,8 +8,8 @@ numbers, where the loss of the whole model is one number a token. All tokens cou
 weighs them, so few decide that unseen text gained less (docs/design.md).
 
 What a block was trained to stays only where held-out windows lose less by it, and all of it only where the model's
-distributions on them do. Memory is that of one block; hidden
-states lie on disk, and a run that was killed goes on with the block that it was in and gives the same integers.
+distributions on them do. Memory is that of one block; hidden states lie on disk, and a run that was killed goes on with
+the block that it was in and gives the same integers.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ from numpy.typing import NDArray
 from exporter.artifacts import write_json
 from exporter.blockwise.blocks import Blocks
 from exporter.blockwise.quantising import write_states
+from exporter.errors import TraceError
 from exporter.models.causal_lm import CausalLM, CausalLMSkeleton
 from exporter.models.reference import (
+    StreamedLinear,
     dequantized_rows,
     hold_integers,
     hold_weights,
@@ -66,7 +68,7 @@ class BlockTraining:
     ) -> None:
         """`skeleton`: whose integers are where training begins. `layers`: the trained ones, all in blocks. `windows`
         (n, length), of which the last `held_out` are not trained on. `places`: where the integers go, and the folder of
-        hidden states. `settings.steps` of each block, each sees a window."""
+        hidden states. `settings.steps` of each block, each sees a window; windows that none sees are left out."""
         self.model, self.skeleton, self.settings = model, skeleton, settings
         self.layers, self.trains_weights = list(layers), trains_weights
         self.store, self.folder = places
@@ -223,6 +225,11 @@ class BlockTraining:
         modules = [self.net.get_submodule(name) for name in names]
         for name, module in zip(names, modules, strict=True):
             planned = self.skeleton.layers[name]
+            if type(module).forward is not StreamedLinear.forward:
+                raise TraceError(
+                    f"layer {name}: {type(module).__name__} has a forward of its own, which training by block does not "
+                    "follow; set qat.by: model"
+                )
             made: torch.nn.Module = (
                 TrainedLinear(planned, held[name])
                 if name in held

@@ -6,8 +6,8 @@ import pytest
 import tiny_training
 import torch
 
-from exporter.errors import QexportError
-from exporter.models.reference import dequantized_model, streamed_float_model
+from exporter.errors import QexportError, TraceError
+from exporter.models.reference import StreamedLinear, dequantized_model, streamed_float_model
 from exporter.qat import train_text
 from exporter.qat.block_training import BlockTraining
 from exporter.qat.text_course import TextCourse
@@ -115,6 +115,18 @@ def test_only_the_layers_that_are_named(start, tmp_path):
     run = training(start, tmp_path, layers=named)
     assert run.run(lambda *_: None)["blocks"][0] == 1.0
     assert {path.name.partition(".values")[0] for path in tmp_path.glob("*.values.npy")} == set(named)
+
+
+def test_a_layer_with_a_forward_of_its_own(start, tmp_path):
+    run = training(start, tmp_path)
+    name = "model.layers.0.mlp.up_proj"
+    own = type("Scaled", (StreamedLinear,), {"forward": lambda self, x: 2 * StreamedLinear.forward(self, x)})
+    run.net.get_submodule(name).__class__ = own
+    with pytest.raises(TraceError) as caught:
+        run.run(lambda *_: None)
+    assert str(caught.value) == (
+        f"layer {name}: Scaled has a forward of its own, which training by block does not follow; set qat.by: model"
+    )
 
 
 def test_a_recipe_that_says_no_more(start, tmp_path):
