@@ -125,10 +125,7 @@ def _train(
     if isinstance(model, PythonModule):
         assert ranges is not None and recipe.calibration is not None  # the plan saw to it
         skeleton = model.skeleton(schemes, integers, ranges.plan)
-        drawn = replace(
-            recipe,
-            calibration=replace(recipe.calibration, samples=asked.samples),
-        )
+        drawn = replace(recipe, calibration=replace(recipe.calibration, samples=asked.samples))
         samples = list(calibration_samples(model, drawn))
         seen = train_static(model, skeleton, asked, layers, samples, trained, checkpoints, progress)
     else:
