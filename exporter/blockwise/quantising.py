@@ -52,16 +52,11 @@ class Work:
     done: dict[str, Any]
 
     @classmethod
-    def opened(cls, folder: Path) -> Work:
+    def opened(cls, folder: Path, none_yet: dict[str, Any]) -> Work:
         """The folder's progress, or none yet."""
         folder.mkdir(exist_ok=True)
         path = folder / _STATE
-        held = (
-            json.loads(path.read_text("utf-8"))
-            if path.is_file()
-            else {"outside": [], "blocks": 0, "methods": {}}
-        )
-        return cls(folder, held)
+        return cls(folder, json.loads(path.read_text("utf-8")) if path.is_file() else none_yet)
 
     def save(self) -> None:
         """Whole or not at all."""
@@ -89,7 +84,8 @@ def quantize_by_blocks(
     call with the same goes on where the first was stopped. Raises QexportError for inputs that are not finite,
     SourceError for such weights, TraceError for a model without blocks.
     """
-    job = _Job(model, layers, store, Work.opened(folder), progress, workers)
+    work = Work.opened(folder, {"outside": [], "blocks": 0, "methods": {}})
+    job = _Job(model, layers, store, work, progress, workers)
     return job.run(torch.from_numpy(windows))
 
 

@@ -14,8 +14,6 @@ the block that it was in and gives the same integers.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -27,9 +25,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from exporter.artifacts import write_json
 from exporter.blockwise.blocks import Blocks
-from exporter.blockwise.quantising import write_states
+from exporter.blockwise.quantising import Work, write_states
 from exporter.errors import TraceError
 from exporter.models.causal_lm import CausalLM, CausalLMSkeleton
 from exporter.models.reference import (
@@ -46,7 +43,6 @@ from exporter.qat.training import Settings, adam, divergence, order_of, rate_at
 from exporter.quantizing import QuantizedStore
 
 _BATCH = 16  # windows that go through a block together where nothing is trained
-_STATE = "progress.json"
 _LOGIT_ELEMENTS = 1 << 24  # of a block of logits, 64 MB
 Progress = Callable[[str, float], None]
 States = NDArray[np.float32]  # (windows, length, hidden)
@@ -72,15 +68,12 @@ class BlockTraining:
         self.model, self.skeleton, self.settings = model, skeleton, settings
         self.layers, self.trains_weights = list(layers), trains_weights
         self.store, self.folder = places
-        self.folder.mkdir(exist_ok=True)
         self.net = streamed_float_model(skeleton, lambda planned: model.weight(planned.info), 0)
         self.blocks = Blocks(self.net, list(skeleton.layers))
         seen = min(settings.steps, len(windows) - held_out)  # each step sees one
         self.tokens = torch.from_numpy(np.concatenate([windows[:seen], windows[-held_out:]]))
         self.trained = seen
-        path = self.folder / _STATE
-        begun: dict[str, Any] = {"losses": [], "seen": False}
-        self.done: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else begun
+        self.work = Work.opened(self.folder, {"losses": [], "seen": False})
         for name in self.layers:  # of blocks that an earlier run has trained
             self.store.expect(name, skeleton.layers[name].scheme)
 
@@ -90,14 +83,14 @@ class BlockTraining:
         self.blocks.record(self.tokens[:1])
         self._first()
         count = len(self.blocks.blocks)
-        for block in range(len(self.done["losses"]), count):
+        for block in range(len(self.work.done["losses"]), count):
             self._block(block, partial(_told, progress, block, count))
         held_out = {"before": self._divergence("begun"), "after": self._divergence("trained")}
         kept = held_out["after"] < held_out["before"]
         if not kept:
             for name in self.layers:
                 self.store.save(name, self.skeleton.layers[name].load())
-        return {"blocks": self.done["losses"], "held_out": held_out, "kept": kept}
+        return {"blocks": self.work.done["losses"], "held_out": held_out, "kept": kept}
 
     # -- hidden states ----------------------------------------------------------------------------------------------
 
@@ -112,24 +105,21 @@ class BlockTraining:
 
     def _first(self) -> None:
         """What the first block is given."""
-        if self.done["seen"]:
+        if self.work.done["seen"]:
             return
         outside = self.blocks.outside(list(self.skeleton.layers))
         for kind, tokens in (
             ("float", self.tokens),
             ("trained", self.tokens),
-            ("begun", self._held_tokens()),
+            ("begun", self.tokens[self.trained :]),
         ):
             self._hold(outside, kind)
             parts = (
                 self.blocks.first_states(tokens[at : at + _BATCH]) for at in range(0, len(tokens), _BATCH)
             )
             write_states(self._path(kind, 0), len(tokens), parts)
-        self.done["seen"] = True
-        self._save()
-
-    def _held_tokens(self) -> torch.Tensor:
-        return self.tokens[self.trained :]
+        self.work.done["seen"] = True
+        self.work.save()
 
     def _hold(self, names: Sequence[str], kind: str) -> None:
         """Let layers compute as the model of that kind does."""
@@ -153,11 +143,6 @@ class BlockTraining:
             )
             write_states(self._path(kind, block + 1), len(held), parts)
 
-    def _save(self) -> None:
-        draft = self.folder / f"{_STATE}.partial"
-        write_json(draft, self.done)
-        os.replace(draft, self.folder / _STATE)
-
     # -- a block ----------------------------------------------------------------------------------------------------
 
     def _block(self, block: int, progress: Callable[[str], None]) -> None:
@@ -170,8 +155,8 @@ class BlockTraining:
             self.store.save(name, weight.tensor() if share < 1 else self.skeleton.layers[name].load())
         for kind in ("trained", "begun"):
             self._advance(block, names, kind)
-        self.done["losses"].append(min(share, 1.0))
-        self._save()
+        self.work.done["losses"].append(min(share, 1.0))
+        self.work.save()
         for kind in ("float", "trained", "begun"):
             self._path(kind, block).unlink()
 
